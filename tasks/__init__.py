@@ -1,0 +1,1 @@
+"""How a stage is cached, retried, limited, mapped and shown; no arithmetic."""

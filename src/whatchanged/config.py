@@ -129,6 +129,12 @@ class ActivationsConfig(Block):
     keep: Literal["sample", "all"] = "sample"
 
 
+class ReportConfig(Block):
+    """`ground_truth`: for pairs whose planted changes are known, the JSON file that lists them."""
+
+    ground_truth: str | None = None
+
+
 class RunConfig(Block):
     runner: Literal["threads"] = "threads"
     device: str = "auto"
@@ -152,6 +158,7 @@ class AuditConfig(Block):
     judge: JudgeConfig = JudgeConfig()
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")
     activations: ActivationsConfig = ActivationsConfig()
+    report: ReportConfig = ReportConfig()
     run: RunConfig = RunConfig()
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)
@@ -241,6 +248,7 @@ def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     for block, key in (
         ("base", "model"), ("intervention", "model"), ("prompts", "file"), ("embed", "model"),
+        ("report", "ground_truth"),
     ):  # fmt: skip
         values = raw.get(block)
         if not isinstance(values, dict) or not isinstance(values.get(key), str):

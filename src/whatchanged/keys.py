@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,6 +29,18 @@ def content_key(kind: str, *parts: Keyable) -> str:
     digest = hashlib.sha256()
     digest.update(_encoded([kind, *parts]))
     return digest.hexdigest()
+
+
+def content_keys(kind: str, texts: Iterable[str]) -> list[str]:
+    """`content_key(kind, text)` of each text, several times faster."""
+    head = _encoded(kind) + b"s"
+    n_head = len(head) + 8
+    pack, sha256 = struct.Struct(">Q").pack, hashlib.sha256
+    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
+    return [
+        sha256(b"l" + pack(n_head + len(data)) + head + pack(len(data)) + data).hexdigest()
+        for data in encoded
+    ]
 
 
 def bytes_digest(data: bytes | memoryview) -> str:

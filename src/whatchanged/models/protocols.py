@@ -67,9 +67,10 @@ class Judge(Protocol):
 class Contrast:
     """What a proposer sees: discovery texts of both sides within one scope.
 
-    `base` and `intervention` are replies, decoded on the same prompts in equal numbers (for a
-    segment cluster: the replies that hold one of its segments are marked by `cluster`, and
-    `exemplars` are its most central segments).
+    `base` and `intervention` are replies, decoded on the same prompts in equal numbers. For a
+    segment cluster, `cluster` is its label, `exemplars` are its segments that best show the
+    difference, best first, and `member_base (n_base,)` and `member_intervention (n_intervention,)`
+    say which replies hold a segment of it.
     """
 
     scope: str | None
@@ -77,6 +78,8 @@ class Contrast:
     base: tuple[str, ...]
     intervention: tuple[str, ...]
     exemplars: tuple[str, ...] = ()
+    member_base: NDArray[np.bool_] | None = None
+    member_intervention: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)

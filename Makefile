@@ -1,0 +1,54 @@
+# `make demo` needs Python 3.11 or newer and a package index; every other target builds on `env`.
+PYTHON ?= python3
+BENCH_ARGS ?= --quick
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := src flows tasks tests benchmarks
+
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: env demo test test-long check faults bench deploy-local
+
+env: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "needs Python 3.11 or newer, found %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,gemini,dev]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/whatchanged run configs/demo.yaml
+	@echo
+	@echo "The report: $(CURDIR)/runs/demo/report.html (and report.md beside it)"
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src flows tasks
+
+# One file stays on one worker: its flows share one temporary Prefect server.
+test: check
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not long" -n 2 --dist loadfile
+
+test-long: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long
+
+faults: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/faults
+
+bench: $(INSTALLED)
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+	    name=$$(basename $$file .py); echo "== $$name"; \
+	    $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
+
+# The pool comes first: a deployment to a pool that does not exist deploys nothing.
+deploy-local: $(INSTALLED)
+	@test -n "$$PREFECT_API_URL" || { echo "no Prefect server named: run '$(BIN)/prefect server start' in another terminal, then export PREFECT_API_URL=http://127.0.0.1:4200/api"; exit 2; }
+	$(BIN)/prefect work-pool inspect gpu-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create gpu-pool --type process
+	$(BIN)/prefect work-pool inspect local-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create local-pool --type process
+	PROJECT_HOME="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
+	@echo "Start a worker: $(BIN)/prefect worker start --pool local-pool --limit 1"
+	@echo "Then run:       $(BIN)/prefect deployment run audit/local --watch"

@@ -1,0 +1,93 @@
+"""The audit: what did the intervention change?
+
+python -m flows.audit --config configs/demo.yaml
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from tasks.caching import Manifest
+from tasks.cluster import cluster
+from tasks.decode import decode
+from tasks.embed import embed
+from tasks.hypothesize import hypothesize
+from tasks.job import Comparison, Job, name_run, open_job
+from tasks.judge import judge
+from tasks.prompts import split
+from tasks.report import Found, Tested, report
+from tasks.sample import sample
+from tasks.validate import plan_fresh, validate
+
+
+@flow(
+    name="audit",
+    flow_run_name=name_run,
+    # One at a time: two models on one device would only wait for each other.
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]  # invariance
+)
+def audit(
+    config: str, overrides: list[str] | None = None, run_dir: str | None = None
+) -> dict[str, Any]:
+    """Run the experiment of a config file; the content of `summary.json`, with the run's folder."""
+    job = open_job(config, overrides or [], run_dir)
+    prompts = split(job)
+    allocations, clustered = explore(job, prompts)
+    found = [Found(job.pair, clustered, hypothesize(job, job.pair, prompts, clustered))]
+    if job.config.validation.null_control:
+        clustered = repeat(job, job.null, prompts, allocations)
+        found.append(Found(job.null, clustered, hypothesize(job, job.null, prompts, clustered)))
+    plan = plan_fresh(job, prompts, [part.hypotheses for part in found])
+    tested = [test(job, prompts, part, plan) for part in found]
+    return report(job, prompts, allocations, tested)
+
+
+def explore(job: Job, prompts: Manifest) -> tuple[list[Manifest], Manifest]:
+    """Decode a little, cluster, and decode more only where it is still uncertain."""
+    allocations: list[Manifest] = []
+    decoded: list[Manifest] = []
+    embedded: list[Manifest] = []
+    clustered: Manifest | None = None
+    while (allocation := sample(job, prompts, clustered, allocations)).n:
+        round_index = len(allocations)
+        allocations.append(allocation)
+        texts = decode(job, job.pair, prompts, allocation, "discovery", round_index)
+        decoded += texts
+        embedded.append(embed(job, job.pair, texts, round_index))
+        clustered = cluster(job, job.pair, decoded, embedded, clustered, round_index)
+    assert clustered is not None, "the seed round always decodes"
+    return [*allocations, allocation], clustered
+
+
+def repeat(
+    job: Job, comparison: Comparison, prompts: Manifest, allocations: list[Manifest]
+) -> Manifest:
+    """The same texts per prompt for another comparison, clustered once."""
+    decoded: list[Manifest] = []
+    embedded: list[Manifest] = []
+    for round_index, allocation in enumerate(allocations[:-1]):
+        texts = decode(job, comparison, prompts, allocation, "discovery", round_index)
+        decoded += texts
+        embedded.append(embed(job, comparison, texts, round_index))
+    return cluster(job, comparison, decoded, embedded, None, len(allocations) - 2)
+
+
+def test(job: Job, prompts: Manifest, found: Found, plan: Manifest) -> Tested:
+    """Fresh texts of unseen prompts, judged blind, tested."""
+    fresh = decode(job, found.comparison, prompts, plan, "validation", 0)
+    verdicts = judge(job, found.comparison, prompts, found.hypotheses, fresh)
+    findings = validate(job, found.comparison, found.hypotheses, verdicts, fresh)
+    return Tested(found, fresh, verdicts, findings)
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Run the audit of a config file.")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", dest="overrides")
+    parser.add_argument("--run-dir")
+    audit(**vars(parser.parse_args()))

@@ -1,0 +1,106 @@
+"""What to decode: text keys, requests and fixed chunks. Decoding itself is a model's business.
+
+A text is named by what it is a sample *of* (model, settings, prompt, seed, stream, index), and its
+key seeds its random stream. So the same request is the same text wherever it is decoded, and a
+stored text is never asked for twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pandas as pd
+
+from whatchanged.keys import content_key
+from whatchanged.records import Chunk, Completion, DecodeRequest, Prompt, Side, Split
+
+Stream = Literal["base", "intervention", "null"]
+
+
+def plan_requests(
+    prompts: Sequence[Prompt],
+    counts: Mapping[str, int],
+    already: Mapping[str, int],
+    *,
+    decoder_identity: str,
+    seed: int,
+    stream: Stream,
+) -> list[DecodeRequest]:
+    """`counts[prompt_key]` new requests per prompt, numbered on from `already[prompt_key]`.
+
+    Prompts that are absent from `counts` get none. Streams of equal models are independent: the
+    stream is part of every text's key.
+    """
+    return [
+        DecodeRequest(
+            text_key=content_key("text/1", decoder_identity, seed, stream, prompt.prompt, index),
+            prompt_key=prompt.key,
+            prompt=prompt.prompt,
+            index=index,
+        )
+        for prompt in prompts
+        for start in (already.get(prompt.key, 0),)
+        for index in range(start, start + counts.get(prompt.key, 0))
+    ]
+
+
+def plan_chunks(
+    requests: Sequence[DecodeRequest],
+    *,
+    side: Side,
+    split: Split,
+    round_index: int,
+    chunk_texts: int,
+) -> list[Chunk]:
+    """The requests as consecutive chunks of nearly equal size, at most `chunk_texts` each.
+
+    A prompt's samples stay together where they fit, so that they share one prefill. No requests
+    give no chunks.
+    """
+    if not requests:
+        return []
+    n_chunks = math.ceil(len(requests) / chunk_texts)
+    size = math.ceil(len(requests) / n_chunks)
+    parts = [tuple(requests[start : start + size]) for start in range(0, len(requests), size)]
+    return [
+        Chunk(
+            key=content_key(
+                "decode/1", side, split, round_index, [request.text_key for request in part]
+            ),
+            side=side,
+            split=split,
+            round=round_index,
+            requests=part,
+        )
+        for part in parts
+    ]
+
+
+def tabulate_texts(chunk: Chunk, completions: Sequence[Completion]) -> pd.DataFrame:
+    """One row per request of the chunk: the texts table, with the reason of each failed text.
+
+    The columns that later stages fill (label, margin, log-probabilities) are added when the run
+    folder is written.
+    """
+    return pd.DataFrame(
+        {
+            "text_key": [request.text_key for request in chunk.requests],
+            "prompt_key": [request.prompt_key for request in chunk.requests],
+            "sample": [request.index for request in chunk.requests],
+            "side": chunk.side,
+            "split": chunk.split,
+            "round": chunk.round,
+            "prompt": [request.prompt for request in chunk.requests],
+            "text": [completion.text for completion in completions],
+            "n_tokens": [completion.n_tokens for completion in completions],
+            "finish": [completion.finish for completion in completions],
+            "reason": [completion.reason for completion in completions],
+        }
+    )
+
+
+def empty_texts() -> pd.DataFrame:
+    """The texts table without a row."""
+    return tabulate_texts(Chunk("", "base", "discovery", 0, ()), ())

@@ -1,0 +1,104 @@
+"""From replies to vectors: segments, and one embedding per distinct segment.
+
+The unit that is embedded is the *segment* (a sentence of the reply): on aligned prompts, whole
+replies cluster by topic, which the prompt sets, and hide the change (design/0002-segments.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whatchanged.keys import content_key
+from whatchanged.models.protocols import Embedder
+from whatchanged.records import SEGMENT_COLUMNS
+
+# A stop ends a segment only before white space (so "3.5" and "e.g.x" stay whole), except the
+# full-width stops, which are written without one.
+_BOUNDARY = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)\]])\s+|(?<=[。！？])|[\r\n]+")
+
+
+class VectorCache(Protocol):
+    """Where vectors are remembered; `store.embeddings.EmbeddingCache` is the real one."""
+
+    def get_many(
+        self, namespace: str, keys: Sequence[str], d_embed: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """Which keys are known `(n,)`, and rows `(n, d_embed)` (those of unknown keys undefined)."""
+        ...
+
+    def put_many(self, namespace: str, keys: Sequence[str], rows: NDArray[np.float32]) -> None:
+        """Remember `rows` under `keys`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """`vectors (n_texts, d_embed)` in the order asked, and how many distinct ones were new."""
+
+    vectors: NDArray[np.float32]
+    n_embedded: int
+    n_cached: int
+
+
+@lru_cache(maxsize=100_000)
+def split_segments(text: str) -> tuple[str, ...]:
+    """The sentences of a reply, stripped, in order; an empty or blank reply has none."""
+    return tuple(part for piece in _BOUNDARY.split(text) if (part := piece.strip()))
+
+
+def segment_table(texts: pd.DataFrame) -> pd.DataFrame:
+    """One row per segment of every text: `SEGMENT_COLUMNS`, unlabelled.
+
+    `texts` needs `text_key` and `text`. A blank text has no rows.
+    """
+    rows = [
+        (text_key, position, content_key("segment/1", segment), segment)
+        for text_key, text in zip(texts["text_key"], texts["text"], strict=True)
+        for position, segment in enumerate(split_segments(text))
+    ]
+    table = pd.DataFrame(rows, columns=list(SEGMENT_COLUMNS[:4]))
+    return table.assign(label=np.int32(-1), margin=np.float32(np.nan))
+
+
+def embed_texts(
+    texts: Sequence[str], embedder: Embedder, cache: VectorCache, *, block: int = 4096
+) -> Embedded:
+    """One row per text in the order asked; each distinct text is embedded once, and only if the
+    cache lacks it. New rows are remembered every `block` texts, so that a kill loses little.
+
+    Zero texts give `(0, d_embed)`.
+    """
+    distinct = list(dict.fromkeys(texts))
+    keys = [content_key("embedding/1", text) for text in distinct]
+    known, rows = cache.get_many(embedder.identity, keys, embedder.d_embed)
+    missing = np.flatnonzero(~known)
+    for start in range(0, len(missing), block):
+        part = missing[start : start + block]
+        rows[part] = embedder.embed([distinct[i] for i in part])
+        cache.put_many(embedder.identity, [keys[i] for i in part], rows[part])
+    row_of = {text: row for row, text in enumerate(distinct)}
+    order = np.fromiter((row_of[text] for text in texts), dtype=np.intp, count=len(texts))
+    return Embedded(rows[order], len(missing), len(distinct) - len(missing))
+
+
+def mean_by_text(
+    vectors: NDArray[np.float32], rows: NDArray[np.intp], n_texts: int
+) -> NDArray[np.float32]:
+    """Unit-length mean of each text's segment vectors, `(n_texts, d_embed)`.
+
+    `rows (n_segments,)` names the text of each vector. A text without segments gets a zero row.
+    """
+    sums = np.zeros((n_texts, vectors.shape[1]), dtype=np.float32)
+    np.add.at(sums, rows, vectors)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    means: NDArray[np.float32] = np.zeros_like(sums)
+    np.divide(sums, lengths, out=means, where=lengths > 0)
+    return means

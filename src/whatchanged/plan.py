@@ -1,0 +1,249 @@
+"""What an audit would take, said before anything is spent.
+
+A quantity is a range, or unknown with the reason: never a zero that stands for "not known".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from whatchanged.config import AuditConfig, SampleConfig
+from whatchanged.prompts import MAX_GROUPS, PROMPTS_PER_GROUP, PromptRow
+
+# These judges run in this process and cost nothing.
+LOCAL_PROVIDERS = frozenset({"lexical", "embedding"})
+
+NO_EARLIER_RUN = "no earlier finished run of the same models and settings was found to measure from"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """At least `low`, at most `high`."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A quantity that cannot be known before the run, and why."""
+
+    why: str
+
+
+Estimate: TypeAlias = Range | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCounts:
+    """Distinct prompts per split, and groups; at most so many groups where they are inferred."""
+
+    discovery: int
+    validation: int
+    n_groups: int
+    groups_inferred: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What an earlier cold run of the same models took per decoded text."""
+
+    tokens_per_text: float
+    seconds_per_text: float
+    bytes_per_text: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Texts by stream ("base", "intervention", "null control") and split; tokens written by the
+    models; wall seconds; bytes of the run folder; judge calls and US dollars per tier."""
+
+    prompts: PromptCounts
+    texts: Mapping[str, Mapping[str, Range]]
+    n_texts: Range
+    n_tokens: Range
+    seconds: Estimate
+    disk_bytes: Estimate
+    judge_calls: Mapping[str, Range]
+    judge_usd: Mapping[str, Estimate]
+    rates_from: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values; an unknown is `{"unknown": why}`, a range `{"low", "high"}`."""
+        values: dict[str, Any] = _plain(asdict(self))
+        return values
+
+
+def count_prompts(rows: Sequence[PromptRow], validation_share: float) -> PromptCounts:
+    """How many of the rows go to each split, to within one per group.
+
+    Where no row names a group, groups are inferred in the run, from embeddings.
+    """
+    n_validation = min(max(round(len(rows) * validation_share), 1), max(len(rows) - 1, 0))
+    named = {row.group for row in rows}
+    inferred = named <= {None}
+    at_most = max(1, min(len(rows) // PROMPTS_PER_GROUP, MAX_GROUPS))
+    return PromptCounts(
+        discovery=len(rows) - n_validation,
+        validation=n_validation,
+        n_groups=at_most if inferred else len(named),
+        groups_inferred=inferred,
+    )
+
+
+def plan_audit(config: AuditConfig, prompts: PromptCounts, rates: Rates | None) -> Plan:
+    """What the audit of `config` takes on that many prompts.
+
+    Texts that the cache already holds are counted: they are part of the audit, though not decoded
+    again. The lower ends of validation assume one hypothesis; discovery may also propose none.
+    """
+    splits = {
+        "discovery": _discovery_texts(config.sample),
+        "validation": _validation_texts(config, prompts),
+    }
+    streams = ["base", "intervention"]
+    if config.validation.null_control:
+        streams.append("null control")
+    n_texts = _total(part for _ in streams for part in splits.values())
+    calls = _judge_calls(config, prompts)
+    return Plan(
+        prompts=prompts,
+        texts=dict.fromkeys(streams, splits),
+        n_texts=n_texts,
+        # A reply is at least the token that ends it.
+        n_tokens=Range(n_texts.low, n_texts.high * config.decode.max_new_tokens),
+        seconds=_scaled(n_texts, rates.seconds_per_text if rates else None),
+        disk_bytes=_scaled(n_texts, rates.bytes_per_text if rates else None),
+        judge_calls=calls,
+        judge_usd={
+            "cheap": _dollars(config.judge.cheap.provider),
+            "expensive": _dollars(config.judge.expensive.provider),
+        },
+        rates_from=rates.source if rates else None,
+    )
+
+
+def measure_rates(summary: Mapping[str, Any], n_bytes: int, source: str) -> Rates | None:
+    """The rates of a finished run from its `summary.json` and the size of its folder.
+
+    None where the run took texts from the cache: its seconds say nothing about a cold run.
+    """
+    decode = summary.get("decode") or {}
+    sides = [side for side in decode.values() if isinstance(side, Mapping)]
+    n_decoded = sum(int(side.get("n_decoded") or 0) for side in sides)
+    n_cached = sum(int(side.get("n_cached") or 0) for side in sides)
+    seconds = sum(
+        float(value)
+        for value in (summary.get("seconds") or {}).values()
+        if isinstance(value, int | float)
+    )
+    if n_decoded == 0 or n_cached > 0 or seconds <= 0:
+        return None
+    n_tokens = sum(int(side.get("n_tokens") or 0) for side in sides)
+    return Rates(n_tokens / n_decoded, seconds / n_decoded, n_bytes / n_decoded, source)
+
+
+def render_plan(plan: Plan) -> list[tuple[str, str]]:
+    """The plan as rows of a name and a sentence, for people."""
+    prompts = plan.prompts
+    split = f"{prompts.discovery:,} discovery, {prompts.validation:,} validation"
+    at_most = "at most " if prompts.groups_inferred else ""
+    rows = [("prompts", f"{split}; {at_most}{prompts.n_groups:,} groups")]
+    for stream, splits in plan.texts.items():
+        rows.append(
+            (f"texts, {stream}", "; ".join(f"{name} {_span(r)}" for name, r in splits.items()))
+        )
+    rows += [
+        ("texts, all", _span(plan.n_texts)),
+        ("tokens written", _span(plan.n_tokens)),
+        ("seconds", _shown(plan.seconds)),
+        ("disk, run folder (bytes)", _shown(plan.disk_bytes)),
+    ]
+    for tier, calls in plan.judge_calls.items():
+        rows.append((f"judge calls, {tier}", f"{_span(calls)}; {_money(plan.judge_usd[tier])}"))
+    rows.append(("validation", "the least is for one hypothesis; without any, it takes nothing"))
+    if plan.rates_from is not None:
+        rows.append(("measured from", plan.rates_from))
+    return rows
+
+
+def _discovery_texts(sample: SampleConfig) -> Range:
+    if sample.strategy == "uniform":
+        return Range(sample.max_texts, sample.max_texts)
+    reachable = sample.seed_texts + sample.max_rounds * sample.round_texts
+    return Range(min(sample.seed_texts, sample.max_texts), min(reachable, sample.max_texts))
+
+
+def _validation_texts(config: AuditConfig, prompts: PromptCounts) -> Range:
+    """Per stream. Hypotheses of one scope share their texts, on all sides alike: the most is one
+    full test for every scope that can have one, each prompt's share of it rounded up."""
+    n_hypotheses = config.hypothesize.max_hypotheses * _n_comparisons(config)
+    n_scopes = min(n_hypotheses, prompts.n_groups)
+    return Range(
+        math.ceil(config.validation.texts_per_hypothesis / 2),
+        n_scopes * math.ceil(_most_texts(config) / 2) + prompts.validation,
+    )
+
+
+def _judge_calls(config: AuditConfig, prompts: PromptCounts) -> dict[str, Range]:
+    """The cheap judge sees every text of every hypothesis, the expensive one any share of them."""
+    most_each = 2 * (math.ceil(_most_texts(config) / 2) + prompts.validation)
+    most = config.hypothesize.max_hypotheses * _n_comparisons(config) * most_each
+    return {
+        "cheap": Range(config.validation.texts_per_hypothesis, most),
+        "expensive": Range(0, most),
+    }
+
+
+def _n_comparisons(config: AuditConfig) -> int:
+    return 2 if config.validation.null_control else 1
+
+
+def _most_texts(config: AuditConfig) -> int:
+    return max(config.validation.max_texts_per_hypothesis, config.validation.texts_per_hypothesis)
+
+
+def _dollars(provider: str) -> Estimate:
+    if provider in LOCAL_PROVIDERS:
+        return Range(0, 0)
+    return Unknown(f"this version has no price for the provider {provider}")
+
+
+def _scaled(n_texts: Range, per_text: float | None) -> Estimate:
+    if per_text is None:
+        return Unknown(NO_EARLIER_RUN)
+    return Range(n_texts.low * per_text, n_texts.high * per_text)
+
+
+def _total(parts: Iterable[Range]) -> Range:
+    known = list(parts)
+    return Range(sum(part.low for part in known), sum(part.high for part in known))
+
+
+def _span(value: Range) -> str:
+    low, high = f"{value.low:,.0f}", f"{value.high:,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _shown(value: Estimate) -> str:
+    return f"unknown: {value.why}" if isinstance(value, Unknown) else _span(value)
+
+
+def _money(value: Estimate) -> str:
+    if isinstance(value, Unknown):
+        return f"dollars unknown: {value.why}"
+    if value.high == 0:
+        return "$0 (a local judge)"
+    return f"${value.low:,.2f} to ${value.high:,.2f}"
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"why"}:
+        return {"unknown": value["why"]}
+    return {key: _plain(below) for key, below in value.items()}

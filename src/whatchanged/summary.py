@@ -1,0 +1,228 @@
+"""The content of a run folder, put together from what the stages left."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from whatchanged.records import PROMPT_COLUMNS, SEGMENT_COLUMNS, TEXT_COLUMNS, Prompt
+from whatchanged.verdicts import TIERS, audit_verdicts
+
+STREAMS = ("base", "intervention", "null")
+VERSIONED = (
+    "whatchanged", "torch", "transformers", "sentence-transformers", "scikit-learn", "hdbscan",
+    "numpy", "scipy", "statsmodels", "prefect",
+)  # fmt: skip
+
+
+class Done(Protocol):
+    """What a task returned: items, whether this run found them in the cache, and counts."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def cached(self) -> bool: ...
+    @property
+    def counts(self) -> Mapping[str, Any]: ...
+
+
+class Discovery(Protocol):
+    """The clustered discovery texts."""
+
+    @property
+    def texts(self) -> pd.DataFrame: ...
+    @property
+    def segments(self) -> pd.DataFrame: ...
+    @property
+    def clusters(self) -> pd.DataFrame: ...
+    @property
+    def map(self) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """Everything that a run folder holds but its report: what `load` gives back."""
+
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    findings: list[dict[str, Any]]
+    null_findings: list[dict[str, Any]]
+    texts: pd.DataFrame
+    segments: pd.DataFrame
+    prompts: pd.DataFrame
+    clusters: pd.DataFrame
+    verdicts: pd.DataFrame
+    map: pd.DataFrame
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables under the names of their files."""
+        names = ("texts", "segments", "prompts", "clusters", "verdicts", "map")
+        return {name: getattr(self, name) for name in names}
+
+
+def assemble_run(
+    *,
+    name: str,
+    config: dict[str, Any],
+    summary: dict[str, Any],
+    prompts: Sequence[Prompt],
+    discovery: Discovery,
+    fresh: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    findings: Sequence[Mapping[str, Any]],
+    null_findings: Sequence[Mapping[str, Any]],
+) -> RunContent:
+    """The content of the run called `name`: cluster ids become run, iteration, label."""
+    clusters = discovery.clusters
+    return RunContent(
+        config=config,
+        summary=summary,
+        findings=[_named(finding, name) for finding in findings],
+        null_findings=[_named(finding, name) for finding in null_findings],
+        texts=join_texts(discovery.texts, fresh),
+        segments=discovery.segments[list(SEGMENT_COLUMNS)],
+        prompts=tabulate_prompts(prompts),
+        clusters=clusters.assign(cluster=[f"{name}-{cluster}" for cluster in clusters["cluster"]]),
+        verdicts=verdicts,
+        map=discovery.map,
+    )
+
+
+def summarize_run(
+    *,
+    decoded: Sequence[Done],
+    embedded: Sequence[Done],
+    judged: Sequence[Done],
+    verdicts: pd.DataFrame,
+    decisions: Sequence[Mapping[str, Any]],
+    findings: Sequence[Mapping[str, Any]],
+    null_findings: Sequence[Mapping[str, Any]] | None,
+    seconds: Mapping[str, float],
+    seed: int,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of `summary.json`. `null_findings` is None where no null control ran."""
+    texts = count_decoded(decoded)
+    calls = count_judged(judged)
+    failed = sum(total["n_failed"] for total in texts.values())
+    unscored = sum(calls[tier]["n_unscored"] or 0 for tier in TIERS)
+    return {
+        "decode": texts,
+        "embed": count_embedded(embedded),
+        "judge": {**calls, "audit": json_row(asdict(audit_verdicts(verdicts)))},
+        "seconds": dict(seconds),
+        "stop_reason": decisions[-1]["stop_reason"],
+        "rounds": [d["quality"] for d in decisions if d["quality"]],
+        "n_hypotheses": len(findings),
+        "n_confirmed": _n_confirmed(findings),
+        "null_control": None
+        if null_findings is None
+        else {"n_hypotheses": len(null_findings), "n_confirmed": _n_confirmed(null_findings)},
+        "failed_items": int(failed + unscored),
+        "seed": seed,
+        **facts,
+    }
+
+
+def machine_facts() -> dict[str, Any]:
+    """Versions of what shapes a result, and the peak memory of this process in bytes."""
+    versions = {name: version for name in VERSIONED if (version := _version(name))}
+    versions["python"] = platform.python_version()
+    return {"versions": versions, "peak_memory_bytes": _peak_memory_bytes()}
+
+
+def tabulate_prompts(prompts: Sequence[Prompt]) -> pd.DataFrame:
+    """`PROMPT_COLUMNS`, one row per prompt."""
+    rows = [(prompt.key, prompt.prompt, prompt.group, prompt.split) for prompt in prompts]
+    return pd.DataFrame(rows, columns=list(PROMPT_COLUMNS))
+
+
+def join_texts(discovery: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    """`TEXT_COLUMNS` of discovery and fresh texts; fresh texts belong to no cluster (label -1).
+
+    Log-probabilities are NaN: no stage scores the texts.
+    """
+    labelled = fresh.assign(label=np.int32(-1), margin=np.float32(np.nan))
+    both = pd.concat([discovery, labelled], ignore_index=True)
+    return both.assign(logprob_base=np.nan, logprob_intervention=np.nan)[list(TEXT_COLUMNS)]
+
+
+def count_decoded(chunks: Sequence[Done]) -> dict[str, dict[str, int]]:
+    """Texts decoded now, texts found in the cache, and tokens of both, per random stream."""
+    totals = {
+        stream: {"n_decoded": 0, "n_cached": 0, "n_tokens": 0, "n_failed": 0} for stream in STREAMS
+    }
+    for chunk in chunks:
+        total = totals[chunk.counts["stream"]]
+        total["n_cached" if chunk.cached else "n_decoded"] += chunk.n
+        total["n_tokens"] += chunk.counts["n_tokens"]
+        total["n_failed"] += chunk.counts["n_failed"]
+    return totals
+
+
+def count_embedded(rounds: Sequence[Done]) -> dict[str, int]:
+    """Distinct segments embedded now, and segments found in the cache, over the rounds."""
+    return {
+        "n_embedded": sum(r.counts["n_embedded"] for r in rounds if not r.cached),
+        "n_cached": sum(r.counts["n_cached"] for r in rounds)
+        + sum(r.counts["n_embedded"] for r in rounds if r.cached),
+    }
+
+
+def count_judged(batches: Sequence[Done]) -> dict[str, dict[str, float | None]]:
+    """Judge calls per tier: made now, found in the cache, unscored, and US dollars spent now.
+
+    A cost is None where a price is unknown.
+    """
+    return {tier: _count_tier(batches, tier) for tier in TIERS}
+
+
+def _count_tier(batches: Sequence[Done], tier: str) -> dict[str, float | None]:
+    costs = [batch.counts[f"{tier}_cost_usd"] for batch in batches if not batch.cached]
+    calls = f"{tier}_calls"
+    return {
+        "n_calls": sum(batch.counts[calls] for batch in batches if not batch.cached),
+        "n_cached": sum(batch.counts[calls] for batch in batches if batch.cached),
+        "n_unscored": sum(batch.counts[f"{tier}_unscored"] for batch in batches),
+        "cost_usd": None if None in costs else float(sum(costs)),
+    }
+
+
+def _named(finding: Mapping[str, Any], run: str) -> dict[str, Any]:
+    cluster = finding["cluster"]
+    return {**finding, "cluster": None if cluster is None else f"{run}-{cluster}"}
+
+
+def json_row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with null for what is undefined: JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def _n_confirmed(findings: Sequence[Mapping[str, Any]]) -> int:
+    return sum(finding["status"] == "confirmed" for finding in findings)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _peak_memory_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,256 @@
+"""The test of every hypothesis on fresh texts of unseen prompts.
+
+Nothing that was used to find a hypothesis is used to test it: adaptive sampling biases its own
+counts. A hypothesis is confirmed when two one-sided tests both reject after Benjamini-Hochberg
+(their larger p-value is the p-value: an intersection-union test, Berger 1982):
+
+* a permutation of the sides *within prompt*, whose statistic is the AUC of the judge's scores:
+  exact where the intervention changed nothing, because texts of one prompt are exchangeable;
+* a score test (Farrington & Manning 1990) that the share of texts that meet the criterion differs
+  by more than `min_effect`, the smallest effect of interest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whatchanged import stats
+from whatchanged.config import ValidateConfig
+from whatchanged.judge import hits_from_scores
+from whatchanged.keys import content_key, seed_from_key
+from whatchanged.records import Finding, Hypothesis, Prompt, Status
+from whatchanged.verdicts import TIERS, count_calls, final_scores
+
+# The largest difference among many candidates overstates itself: plan for three quarters of it.
+PLANNED_SHARE_OF_EFFECT = 0.75
+# Benjamini-Hochberg asks more of a finding than alpha; a tenth of it is a fair planning value.
+PLANNED_SHARE_OF_ALPHA = 0.1
+PLANNED_POWER = 0.9
+MAX_UNSCORED_SHARE = 0.05
+N_EXAMPLES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationPlan:
+    """How many fresh texts per side and prompt a hypothesis is tested on."""
+
+    hypothesis_id: str
+    prompt_keys: tuple[str, ...]
+    n_per_prompt: int
+
+
+def plan_validation(
+    hypotheses: Sequence[Hypothesis], prompts: Sequence[Prompt], config: ValidateConfig
+) -> list[ValidationPlan]:
+    """One plan per hypothesis: the validation prompts of its scope, and texts per prompt and side.
+
+    At least `texts_per_hypothesis`, half on each side; more where the behaviour is rare or the
+    difference small, up to `max_texts_per_hypothesis`.
+    """
+    validation = [prompt for prompt in prompts if prompt.split == "validation"]
+    plans = []
+    for hypothesis in hypotheses:
+        keys = tuple(p.key for p in validation if hypothesis.scope in (None, p.group))
+        n_per_side = _texts_per_side(hypothesis, config)
+        plans.append(ValidationPlan(hypothesis.id, keys, math.ceil(n_per_side / max(len(keys), 1))))
+    return plans
+
+
+def pool_counts(plans: Sequence[ValidationPlan]) -> dict[str, int]:
+    """Texts to decode per validation prompt and side, so that every plan finds its texts.
+
+    Hypotheses share texts: a prompt gets the largest number that any plan asks of it.
+    """
+    counts: dict[str, int] = {}
+    for plan in plans:
+        for key in plan.prompt_keys:
+            counts[key] = max(counts.get(key, 0), plan.n_per_prompt)
+    return counts
+
+
+def select_texts(texts: pd.DataFrame, plan: ValidationPlan) -> pd.DataFrame:
+    """The rows of the fresh texts that a hypothesis is tested on: the first `n_per_prompt` samples
+    of each prompt of its scope, on both sides. Failed decodes are left out."""
+    chosen = texts["prompt_key"].isin(plan.prompt_keys) & (texts["sample"] < plan.n_per_prompt)
+    return texts[chosen & (texts["finish"] != "failed")]
+
+
+def validate_hypotheses(
+    hypotheses: Sequence[Hypothesis],
+    verdicts: pd.DataFrame,
+    texts: pd.DataFrame,
+    config: ValidateConfig,
+    seed: int,
+) -> list[Finding]:
+    """The findings, strongest first: confirmed before inconclusive before rejected, each by effect.
+
+    `verdicts` (`verdicts.COLUMNS`) say how each hypothesis was judged on the fresh `texts`. Unscored texts are left out and counted; above 5 % of them the finding is marked incomplete.
+    """
+    scores = final_scores(verdicts).merge(texts[["text_key", "prompt_key", "side"]], on="text_key")
+    rows_of = dict(list(scores.groupby("hypothesis_id")))
+    calls_of = dict(list(verdicts.groupby("hypothesis_id")))
+    tests = [_test(h, rows_of.get(h.id, scores[:0]), config, seed) for h in hypotheses]
+    adjusted = stats.benjamini_hochberg(np.array([test.p_value for test in tests]))
+    findings = [
+        _finding(
+            hypothesis,
+            test,
+            float(p_adjusted),
+            count_calls(calls_of.get(hypothesis.id, verdicts[:0])),
+            config,
+        )
+        for hypothesis, test, p_adjusted in zip(hypotheses, tests, adjusted, strict=True)
+    ]
+    rank = {"confirmed": 0, "inconclusive": 1, "rejected": 2}
+    return sorted(findings, key=lambda f: (rank[f.status], -abs(f.effect), f.id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    difference: stats.ShareDifference
+    auc: float
+    p_value: float
+    n_texts: int
+    n_unscored: int
+    supporting: tuple[str, ...]
+    contradicting: tuple[str, ...]
+
+
+def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
+    low, high = sorted((hypothesis.share_base, hypothesis.share_intervention))
+    middle, half = (low + high) / 2, (high - low) / 2 * PLANNED_SHARE_OF_EFFECT
+    needed = stats.texts_needed(
+        middle - half,
+        middle + half,
+        min_effect=config.min_effect,
+        alpha=config.alpha * PLANNED_SHARE_OF_ALPHA,
+        power=PLANNED_POWER,
+    )
+    wanted = max(config.texts_per_hypothesis, 2 * needed)
+    return math.ceil(min(wanted, config.max_texts_per_hypothesis) / 2)
+
+
+def _test(hypothesis: Hypothesis, rows: pd.DataFrame, config: ValidateConfig, seed: int) -> _Test:
+    # Keys are uniform: in their order, equal scores give examples from all prompts alike.
+    rows = rows.sort_values("text_key")
+    answered = rows[rows["score"].notna()]
+    scores = answered["score"].to_numpy(dtype=float)
+    is_intervention = (answered["side"] == "intervention").to_numpy()
+    hits = hits_from_scores(scores)
+    counts = (
+        int(hits[~is_intervention].sum()),
+        int((~is_intervention).sum()),
+        int(hits[is_intervention].sum()),
+        int(is_intervention.sum()),
+    )
+    return _Test(
+        difference=stats.share_difference(*counts),
+        auc=stats.auc(scores[~is_intervention], scores[is_intervention]),
+        p_value=max(
+            _permutation_p(hypothesis, answered, scores, is_intervention, config, seed),
+            stats.min_effect_p_value(
+                *counts, min_effect=config.min_effect, direction=hypothesis.direction
+            ),
+        ),
+        n_texts=len(answered),
+        n_unscored=len(rows) - len(answered),
+        supporting=_examples(hypothesis, answered, scores, supporting=True),
+        contradicting=_examples(hypothesis, answered, scores, supporting=False),
+    )
+
+
+def _permutation_p(
+    hypothesis: Hypothesis,
+    answered: pd.DataFrame,
+    scores: NDArray[np.float64],
+    is_intervention: NDArray[np.bool_],
+    config: ValidateConfig,
+    seed: int,
+) -> float:
+    strata, _ = pd.factorize(answered["prompt_key"])
+    rng = np.random.default_rng(
+        seed_from_key(content_key("permutation/1", seed, hypothesis.criterion, hypothesis.scope))
+    )
+    return stats.permutation_p_value(
+        scores,
+        is_intervention,
+        strata,
+        n_draws=config.n_permutations,
+        rng=rng,
+        alternative="greater" if hypothesis.direction == "more" else "less",
+    )
+
+
+def _examples(
+    hypothesis: Hypothesis, rows: pd.DataFrame, scores: NDArray[np.float64], *, supporting: bool
+) -> tuple[str, ...]:
+    """Texts that meet the criterion on the side that is said to show more of it (supporting), or on
+    the other side (contradicting; where there are none, texts of the first side that lack it)."""
+    more_side = "intervention" if hypothesis.direction == "more" else "base"
+    on_more_side = (rows["side"] == more_side).to_numpy()
+    meets = hits_from_scores(scores)
+    order = np.argsort(-scores, kind="stable")
+    wanted = meets & (on_more_side if supporting else ~on_more_side)
+    chosen = [i for i in order if wanted[i]]
+    if not supporting and not chosen:
+        chosen = [i for i in order[::-1] if on_more_side[i] and not meets[i]]
+    keys = rows["text_key"].to_numpy()
+    return tuple(str(keys[i]) for i in chosen[:N_EXAMPLES])
+
+
+def _finding(
+    hypothesis: Hypothesis,
+    test: _Test,
+    p_adjusted: float,
+    calls: Mapping[str, Any],
+    config: ValidateConfig,
+) -> Finding:
+    difference = test.difference
+    judged = test.n_texts + test.n_unscored
+    costs = [calls[f"{tier}_cost_usd"] for tier in TIERS]
+    return Finding(
+        id=hypothesis.id,
+        statement=hypothesis.statement,
+        criterion=hypothesis.criterion,
+        direction=hypothesis.direction,
+        scope=hypothesis.scope,
+        cluster=hypothesis.cluster,
+        status=_status(hypothesis, difference, p_adjusted, config),
+        effect=difference.effect,
+        ci_low=difference.ci_low,
+        ci_high=difference.ci_high,
+        share_base=difference.share_base,
+        share_intervention=difference.share_intervention,
+        auc=test.auc,
+        p_value=test.p_value,
+        p_adjusted=p_adjusted,
+        n_texts=test.n_texts,
+        n_unscored=test.n_unscored,
+        incomplete=judged == 0 or test.n_unscored > MAX_UNSCORED_SHARE * judged,
+        judge_calls=sum(calls[f"{tier}_calls"] for tier in TIERS),
+        cost_usd=None if None in costs else sum(costs),
+        supporting=test.supporting,
+        contradicting=test.contradicting,
+        evidence_terms=hypothesis.evidence_terms,
+    )
+
+
+def _status(
+    hypothesis: Hypothesis,
+    difference: stats.ShareDifference,
+    p_adjusted: float,
+    config: ValidateConfig,
+) -> Status:
+    """Rejected: the interval leaves no room for an effect of interest in the claimed direction."""
+    if p_adjusted <= config.alpha:
+        return "confirmed"
+    more = hypothesis.direction == "more"
+    largest = difference.ci_high if more else -difference.ci_low
+    return "rejected" if largest <= config.min_effect else "inconclusive"

@@ -1,0 +1,144 @@
+"""Verdicts as a table: one row per judged text and tier, made blind and read back as scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from whatchanged.config import JudgeConfig
+from whatchanged.errors import UsageError
+from whatchanged.judge import (
+    AuditError,
+    audit_error,
+    blind_order,
+    choose_escalations,
+    merge_tiers,
+    names_a_side,
+    read_scores,
+    restore_order,
+)
+from whatchanged.keys import content_key, seed_from_key
+from whatchanged.models.protocols import Judge
+from whatchanged.records import VERDICT_COLUMNS, Hypothesis, Judgement, Question, Tier
+
+COLUMNS = (*VERDICT_COLUMNS, "is_audit")
+TIERS: tuple[Tier, Tier] = ("cheap", "expensive")
+
+
+def grade_texts(
+    hypothesis: Hypothesis,
+    texts: pd.DataFrame,
+    cheap: Judge,
+    expensive: Judge,
+    config: JudgeConfig,
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """The verdicts (`COLUMNS`) on every row of `texts` (`text_key`, `prompt`, `text`).
+
+    The cheap judge sees all, in a random order that tells nothing of the side; the expensive one
+    the borderline and a random audit. Raises UsageError for a criterion that names a side.
+    """
+    if word := names_a_side(hypothesis.criterion):
+        raise UsageError(
+            f"expected a criterion that names no side, found {word!r} in "
+            f"{hypothesis.criterion!r}: judges must be blind"
+        )
+    own_seed = seed_from_key(
+        content_key("grade/1", seed, hypothesis.criterion, hypothesis.scope or "")
+    )
+    first = _ask(cheap, hypothesis, texts, own_seed)
+    up = choose_escalations(
+        read_scores(first),
+        [judgement.outcome for judgement in first],
+        borderline=config.borderline,
+        audit_share=config.audit_share,
+        seed=own_seed,
+    )
+    escalated = up.borderline | up.audit
+    second = _ask(expensive, hypothesis, texts[escalated], own_seed)
+    keys = texts["text_key"].to_numpy()
+    none_audited = np.zeros(len(texts), dtype=np.bool_)
+    return pd.concat(
+        [
+            _tabulate(hypothesis.id, "cheap", cheap, keys, first, none_audited),
+            _tabulate(
+                hypothesis.id, "expensive", expensive, keys[escalated], second, up.audit[escalated]
+            ),
+        ],
+        ignore_index=True,
+    )
+
+
+def final_scores(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """`hypothesis_id`, `text_key`, `score`: the expensive judge's where it answered, else the
+    cheap one's, NaN where neither did."""
+    by_tier = verdicts.pivot(index=["hypothesis_id", "text_key"], columns="tier", values="score")
+    by_tier = by_tier.reindex(columns=list(TIERS))
+    scores = merge_tiers(by_tier["cheap"].to_numpy(float), by_tier["expensive"].to_numpy(float))
+    return by_tier.index.to_frame(index=False).assign(score=scores)
+
+
+def audit_verdicts(verdicts: pd.DataFrame) -> AuditError:
+    """How often the expensive judge contradicted the cheap one on the audited texts."""
+    audited = verdicts[verdicts["is_audit"].astype(bool)]
+    cheap = verdicts[verdicts["tier"] == "cheap"]
+    both = audited.merge(cheap, on=["hypothesis_id", "text_key"], suffixes=("", "_cheap"))
+    return audit_error(
+        both["score_cheap"].to_numpy(float),
+        both["score"].to_numpy(float),
+        np.ones(len(both), dtype=np.bool_),
+    )
+
+
+def count_calls(verdicts: pd.DataFrame) -> dict[str, int | float | str | None]:
+    """Calls, unscored texts and US dollars per tier; dollars are None where a price is unknown."""
+    counts: dict[str, int | float | str | None] = {}
+    for tier in TIERS:
+        rows = verdicts[verdicts["tier"] == tier]
+        known = bool(rows["cost_usd"].notna().all())
+        counts[f"{tier}_calls"] = len(rows)
+        counts[f"{tier}_unscored"] = int(rows["score"].isna().sum())
+        counts[f"{tier}_cost_usd"] = float(rows["cost_usd"].sum()) if known else None
+    return counts
+
+
+def empty_verdicts() -> pd.DataFrame:
+    """The verdicts table without a row."""
+    return _tabulate("", "cheap", None, np.zeros(0, dtype=object), [], np.zeros(0, dtype=bool))
+
+
+def _ask(judge: Judge, hypothesis: Hypothesis, texts: pd.DataFrame, seed: int) -> list[Judgement]:
+    order = blind_order(texts["text_key"].tolist(), seed)
+    shown = texts.iloc[order]
+    questions = [
+        Question(hypothesis.criterion, prompt, text)
+        for prompt, text in zip(shown["prompt"], shown["text"], strict=True)
+    ]
+    return restore_order(order, judge.judge(questions)) if questions else []
+
+
+def _tabulate(
+    hypothesis_id: str,
+    tier: Tier,
+    judge: Judge | None,
+    text_keys: NDArray[np.object_],
+    judgements: Sequence[Judgement],
+    is_audit: NDArray[np.bool_],
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "hypothesis_id": pd.Series([hypothesis_id] * len(text_keys), dtype=str),
+            "text_key": pd.Series(text_keys, dtype=str),
+            "tier": pd.Series([tier] * len(text_keys), dtype=str),
+            "judge": pd.Series([judge.identity if judge else ""] * len(text_keys), dtype=str),
+            "score": read_scores(judgements),
+            "outcome": pd.Series([j.outcome for j in judgements], dtype=str),
+            "reason": pd.Series([j.reason for j in judgements], dtype=str),
+            "cost_usd": np.array([j.cost_usd for j in judgements], dtype=np.float64),
+            "is_audit": is_audit,
+        }
+    )[list(COLUMNS)]

@@ -1,0 +1,122 @@
+"""Stages as Prefect tasks whose cache never lies.
+
+Every task takes `key`, the content key of its own output: stage name and version, the config that
+matters, and the keys of its inputs; never a device or a batch size. The store holds the output and
+its manifest under that key, and is the truth: a task whose output is gone or damaged runs again,
+whatever Prefect remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture
+from prefect.tasks import exponential_backoff
+from pydantic import BaseModel, ConfigDict
+
+from whatchanged.errors import ArtifactError, TransientError
+from whatchanged.keys import content_key
+from whatchanged.store.artifacts import ArtifactStore
+
+Count = int | float | str | None
+
+
+class Manifest(BaseModel):
+    """What a task returns: the key of its output, how many items it holds, and its counts.
+
+    An output of several `parts` lies under `part_key(key, part)` each, else under `key` itself.
+    `seconds` is the time of the computation, whenever that was; `cached` says that this run found
+    the output in the store.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    parts: tuple[str, ...] = ()
+    n: int = 0
+    seconds: float = 0.0
+    counts: Mapping[str, Count] = {}
+    cached: bool = False
+
+    def measured(self, name: str) -> float | None:
+        """A figure among the counts; None where it is undefined."""
+        value = self.counts[name]
+        return None if value is None else float(value)
+
+
+@dataclass
+class ByKey(CachePolicy):
+    """The cache key is the task's name and its `key` argument."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **_: Any,
+    ) -> str:
+        return f"{task_ctx.task.name}-{inputs['key']}"
+
+
+CACHED: dict[str, Any] = {
+    "cache_policy": ByKey(),
+    "persist_result": True,
+    "result_serializer": "json",
+}
+
+
+def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """True where trying again may help: never for bad input or a full disk."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TransientError | ConnectionError | TimeoutError)
+
+
+RETRIED: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+}
+
+
+def start(
+    store: ArtifactStore, task: Task[..., Manifest], key: str, name: str, **inputs: Any
+) -> PrefectFuture[Manifest]:
+    """Submit a stage under its key; it is computed again unless the store verifies its output."""
+    fresh = recall(store, key) is None
+    future: PrefectFuture[Manifest] = task.with_options(
+        refresh_cache=fresh, task_run_name=name
+    ).submit(key=key, **inputs)
+    return future
+
+
+def recall(store: ArtifactStore, key: str) -> Manifest | None:
+    """The manifest of an output that the store verifies, marked as cached; else None."""
+    try:
+        manifest = Manifest.model_validate(store.get_json(_manifest_key(key)))
+    except ArtifactError:
+        return None
+    outputs = [part_key(key, part) for part in manifest.parts] or [key]
+    sound = all(store.has(output) for output in outputs)
+    return manifest.model_copy(update={"cached": True}) if sound else None
+
+
+def remember(store: ArtifactStore, manifest: Manifest) -> Manifest:
+    """Store a manifest beside its output, which must be there already; returns it."""
+    store.put_json(_manifest_key(manifest.key), manifest.model_dump(mode="json"))
+    return manifest
+
+
+def part_key(key: str, part: str) -> str:
+    """The key of one part of an output."""
+    return content_key("part/1", key, part)
+
+
+def _manifest_key(key: str) -> str:
+    return content_key("manifest/1", key)

@@ -1,0 +1,118 @@
+"""Decoding: fixed chunks of texts, one task each, on the side that the chunk names."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+import pandas as pd
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from tasks.caching import CACHED, RETRIED, Count, Manifest, recall, remember, start
+from tasks.job import SIDES, Comparison, Job
+from tasks.prompts import load_prompts
+from whatchanged.config import AuditConfig, ModelConfig
+from whatchanged.decode import Stream, empty_texts, plan_chunks, plan_requests, tabulate_texts
+from whatchanged.models.loading import describe_decoder, load_decoder
+from whatchanged.records import Chunk, Split
+from whatchanged.store.artifacts import ArtifactStore
+
+
+def decode(
+    job: Job,
+    comparison: Comparison,
+    prompts: Manifest,
+    allocation: Manifest,
+    split: Split,
+    round_index: int,
+) -> list[Manifest]:
+    """Decode an allocation on both sides: one manifest per chunk, base first."""
+    with job.progress.stage("decode", f"{comparison.name}, {split}, round {round_index}"):
+        chunks = _plan(job, comparison, prompts, allocation, split, round_index)
+        bar = cast(
+            UUID,
+            create_progress_artifact(
+                0.0, key=f"decode-{comparison.name}-{split}", description="texts decoded"
+            ),
+        )
+        futures = [
+            start(
+                job.store,
+                _decode_chunk,
+                chunk.key,
+                f"decode {comparison.name} {chunk.side} {split} {round_index}.{number}",
+                chunk=chunk,
+                model=comparison.models[chunk.side],
+                stream=comparison.streams[chunk.side],
+                config=job.config,
+                root=job.root,
+            )
+            for number, chunk in enumerate(chunks)
+        ]
+        done = []
+        for number, future in enumerate(futures, start=1):
+            done.append(job.progress.note("decode", future.result()))
+            update_progress_artifact(bar, 100.0 * number / len(futures))
+        return done
+
+
+def load_texts(store: ArtifactStore, decoded: list[Manifest]) -> pd.DataFrame:
+    """The texts of some chunks, in plan order."""
+    tables = [store.get_table(part.key) for part in decoded]
+    return pd.concat(tables, ignore_index=True) if tables else empty_texts()
+
+
+def _plan(
+    job: Job,
+    comparison: Comparison,
+    prompts: Manifest,
+    allocation: Manifest,
+    split: Split,
+    round_index: int,
+) -> list[Chunk]:
+    plan = job.store.get_json(allocation.key)
+    bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == split]
+    return [
+        chunk
+        for side in SIDES
+        for chunk in plan_chunks(
+            plan_requests(
+                bank,
+                plan["counts"],
+                plan["already"],
+                decoder_identity=describe_decoder(
+                    comparison.models[side], job.config.decode, job.config.prompts.format
+                ),
+                seed=job.config.seed,
+                stream=comparison.streams[side],
+            ),
+            side=side,
+            split=split,
+            round_index=round_index,
+            chunk_texts=job.config.decode.chunk_texts,
+        )
+    ]
+
+
+@task(name="decode", tags=["gpu"], **CACHED, **RETRIED)
+def _decode_chunk(
+    key: str, chunk: Chunk, model: ModelConfig, stream: Stream, config: AuditConfig, root: Path
+) -> Manifest:
+    store = ArtifactStore(root)
+    if known := recall(store, key):
+        return known
+    decoder = load_decoder(model, config.decode, config.prompts.format, config.run.device)
+    started = time.perf_counter()
+    texts = tabulate_texts(chunk, decoder.decode(chunk.requests))
+    seconds = time.perf_counter() - started
+    store.put_table(key, texts)
+    counts: dict[str, Count] = {
+        "stream": stream,
+        "n_tokens": int(texts["n_tokens"].sum()),
+        "n_failed": int((texts["finish"] == "failed").sum()),
+    }
+    get_run_logger().info("%d texts in %.1f s", len(texts), seconds)
+    return remember(store, Manifest(key=key, n=len(texts), seconds=seconds, counts=counts))

@@ -1,0 +1,50 @@
+"""Embedding: the segments of a round's texts, each distinct one once, through the cache."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import get_run_logger, task
+
+from tasks.caching import CACHED, RETRIED, Manifest, recall, remember, start
+from tasks.decode import load_texts
+from tasks.job import Comparison, Job
+from whatchanged.embed import embed_texts, segment_table
+from whatchanged.keys import content_key
+from whatchanged.models.loading import describe_embedder, load_embedder
+
+
+def embed(job: Job, comparison: Comparison, decoded: list[Manifest], round_index: int) -> Manifest:
+    """Embed the segments of one round's texts; the vectors lie in the embedding cache."""
+    with job.progress.stage("embed", f"{comparison.name}, round {round_index}"):
+        key = content_key(
+            "embed/1", describe_embedder(job.config.embed), [part.key for part in decoded]
+        )
+        name = f"embed {comparison.name} {round_index}"
+        future = start(job.store, _embed, key, name, decoded=decoded, job=job)
+        return job.progress.note("embed", future.result())
+
+
+def load_segments(job: Job, embedded: list[Manifest]) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """The segments of some rounds and their vectors `(n_segments, d_embed)`."""
+    segments = pd.concat([job.store.get_table(part.key) for part in embedded], ignore_index=True)
+    embedder = load_embedder(job.config.embed, job.config.run.device)
+    return segments, embed_texts(segments["segment"].tolist(), embedder, job.vectors).vectors
+
+
+@task(name="embed", tags=["gpu"], **CACHED, **RETRIED)
+def _embed(key: str, decoded: list[Manifest], job: Job) -> Manifest:
+    if known := recall(job.store, key):
+        return known
+    segments = segment_table(load_texts(job.store, decoded))
+    embedder = load_embedder(job.config.embed, job.config.run.device)
+    started = time.perf_counter()
+    embedded = embed_texts(segments["segment"].tolist(), embedder, job.vectors)
+    seconds = time.perf_counter() - started
+    job.store.put_table(key, segments)
+    counts = {"n_embedded": embedded.n_embedded, "n_cached": embedded.n_cached}
+    get_run_logger().info("%(n_embedded)d embedded, %(n_cached)d cached", counts)
+    return remember(job.store, Manifest(key=key, n=len(segments), seconds=seconds, counts=counts))

@@ -1,0 +1,130 @@
+"""One audit as the stages see it: its config, where its things live, and who is compared."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from prefect.runtime import flow_run
+
+from tasks.caching import Manifest
+from whatchanged.config import AuditConfig, LoadedConfig, ModelConfig, load_config
+from whatchanged.decode import Stream
+from whatchanged.records import Side
+from whatchanged.store.artifacts import ArtifactStore, cache_root
+from whatchanged.store.embeddings import EmbeddingCache
+from whatchanged.store.runs import RunFolder
+
+SIDES: tuple[Side, Side] = ("base", "intervention")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Who stands on each side, and from which random stream: the pair, or base against base."""
+
+    name: Literal["pair", "null"]
+    models: Mapping[Side, ModelConfig]
+    streams: Mapping[Side, Stream]
+
+
+@dataclass
+class Progress:
+    """What this execution has done: seconds per stage, written to the run folder as they pass, and
+    the manifests of each stage, each once, as this execution first met them."""
+
+    folder: RunFolder
+    started_utc: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    seconds: dict[str, float] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Manifest]] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, detail: str = "") -> Iterator[None]:
+        """Time a stage; stages that come again add up."""
+        self._write(name, detail)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self._write(name, detail)
+
+    def note(self, stage: str, manifest: Manifest) -> Manifest:
+        """Remember what a stage did; returns the manifest."""
+        return self.manifests.setdefault(stage, {}).setdefault(manifest.key, manifest)
+
+    def _write(self, stage: str, detail: str) -> None:
+        self.folder.write_json(
+            "progress.json",
+            {
+                "stage": stage,
+                "detail": detail,
+                "started_utc": self.started_utc,
+                "updated_utc": datetime.now(UTC).isoformat(),
+                "pid": os.getpid(),
+                "seconds": self.seconds,
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs to know."""
+
+    loaded: LoadedConfig
+    folder: RunFolder
+    root: Path
+    progress: Progress
+
+    @property
+    def config(self) -> AuditConfig:
+        return self.loaded.config
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.root)
+
+    @property
+    def vectors(self) -> EmbeddingCache:
+        return EmbeddingCache(self.root)
+
+    @property
+    def pair(self) -> Comparison:
+        """The audit itself."""
+        return Comparison(
+            "pair",
+            {"base": self.config.base, "intervention": self.config.intervention},
+            {"base": "base", "intervention": "intervention"},
+        )
+
+    @property
+    def null(self) -> Comparison:
+        """Its null control: the base model against itself, from another random stream."""
+        return Comparison(
+            "null",
+            {"base": self.config.base, "intervention": self.config.base},
+            {"base": "base", "intervention": "null"},
+        )
+
+
+def open_job(config: str, overrides: list[str], run_dir: str | None) -> Job:
+    """The job of a config file, with its run folder (`runs/<name>` unless given) opened.
+
+    Raises ConfigError and InputError before anything is spent.
+    """
+    loaded = load_config(Path(config), overrides)
+    folder = RunFolder.create(Path(run_dir) if run_dir else Path("runs") / loaded.name)
+    folder.write_config(loaded.to_yaml())
+    return Job(loaded, folder, cache_root(), Progress(folder))
+
+
+def name_run() -> str:
+    """The flow run's name: the run folder's, else the config's."""
+    parameters = flow_run.parameters
+    return Path(parameters.get("run_dir") or parameters["config"]).stem

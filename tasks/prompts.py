@@ -1,0 +1,49 @@
+"""The prompt bank as an artifact: grouped and split before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from prefect import task
+
+from tasks.caching import CACHED, Manifest, recall, remember, start
+from tasks.job import Job
+from whatchanged.config import AuditConfig
+from whatchanged.keys import content_key
+from whatchanged.models.loading import load_embedder
+from whatchanged.prompts import PromptRow, group_prompts, read_prompts, split_prompts
+from whatchanged.records import Prompt
+
+
+def split(job: Job) -> Manifest:
+    """Read, group and split the prompt bank."""
+    with job.progress.stage("prompts"):
+        rows = read_prompts(job.config.prompts.file)
+        key = content_key(
+            "prompts/1",
+            [[row.prompt, row.group] for row in rows],
+            job.config.prompts.validation_share,
+            job.config.embed.model,
+            job.config.seed,
+        )
+        future = start(job.store, _split, key, "prompts", rows=rows, config=job.config, job=job)
+        return future.result()
+
+
+def load_prompts(job: Job, manifest: Manifest) -> tuple[Prompt, ...]:
+    """The prompts that `split` stored."""
+    return tuple(Prompt(**row) for row in job.store.get_json(manifest.key))
+
+
+@task(name="prompts", **CACHED)
+def _split(key: str, rows: tuple[PromptRow, ...], config: AuditConfig, job: Job) -> Manifest:
+    if known := recall(job.store, key):
+        return known
+    groups = group_prompts(
+        rows, lambda texts: load_embedder(config.embed, config.run.device).embed(texts)
+    )
+    prompts = split_prompts(
+        rows, groups, validation_share=config.prompts.validation_share, seed=config.seed
+    )
+    job.store.put_json(key, [asdict(prompt) for prompt in prompts])
+    return remember(job.store, Manifest(key=key, n=len(prompts)))

@@ -1,0 +1,116 @@
+"""The run folder: every table, the summary, the report, and last of all the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.caching import Manifest
+from tasks.cluster import load_discovered
+from tasks.decode import load_texts
+from tasks.job import Comparison, Job
+from tasks.judge import load_verdicts
+from tasks.prompts import load_prompts
+from whatchanged.report import build_report
+from whatchanged.summary import RunContent, assemble_run, machine_facts, summarize_run
+from whatchanged.truth import read_ground_truth
+
+
+@dataclass(frozen=True)
+class Found:
+    """A comparison, its clustered discovery texts and the hypotheses that they gave."""
+
+    comparison: Comparison
+    clustered: Manifest
+    hypotheses: Manifest
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What was found, the fresh texts, the verdicts on them, and the findings."""
+
+    found: Found
+    fresh: list[Manifest]
+    verdicts: list[Manifest]
+    findings: Manifest
+
+
+def report(
+    job: Job, prompts: Manifest, allocations: list[Manifest], tested: list[Tested]
+) -> dict[str, Any]:
+    """Write the run folder and its report; the summary, with the folder's path under "run"."""
+    with job.progress.stage("report"):
+        content = _write_report(job, prompts, allocations, tested)
+    # The last stage's own seconds are known only now.
+    summary = {**content.summary, "seconds": job.progress.seconds}
+    job.folder.write_json("summary.json", summary)
+    job.folder.finish(
+        stage_keys={
+            "prompts": prompts.key,
+            "cluster": tested[0].found.clustered.key,
+            "hypothesize": tested[0].found.hypotheses.key,
+            "validate": tested[0].findings.key,
+        },
+        versions=content.summary["versions"],
+    )
+    return {**summary, "run": str(job.folder.path)}
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def _write_report(
+    job: Job, prompts: Manifest, allocations: list[Manifest], tested: list[Tested]
+) -> RunContent:
+    content = _assemble(job, prompts, allocations, tested)
+    for name, table in content.tables().items():
+        job.folder.write_table(f"{name}.parquet", table)
+    job.folder.write_json("findings.json", content.findings)
+    job.folder.write_json("null_findings.json", content.null_findings)
+    truth = read_ground_truth(job.config.report.ground_truth)
+    written = build_report(content, truth)
+    job.folder.write_bytes("report.md", written.markdown.encode())
+    job.folder.write_bytes("report.html", written.html.encode())
+    for name, figure in written.figures.items():
+        job.folder.write_bytes(f"figures/{name}", figure)
+    address = (job.folder.path.resolve() / "report.html").as_uri()
+    create_markdown_artifact(f"[The whole report]({address})\n\n{written.markdown}", key="findings")
+    get_run_logger().info("report: %s", address)
+    return content
+
+
+def _assemble(
+    job: Job, prompts: Manifest, allocations: list[Manifest], tested: list[Tested]
+) -> RunContent:
+    pair, null = tested[0], tested[1] if len(tested) > 1 else None
+    store, done = job.store, job.progress.manifests
+    found = load_discovered(store, pair.found.clustered)
+    decisions = [store.get_json(allocation.key) for allocation in allocations]
+    findings = store.get_json(pair.findings.key)
+    null_findings = store.get_json(null.findings.key) if null else []
+    fresh = load_texts(store, pair.fresh)
+    verdicts = load_verdicts(store, pair.verdicts)
+    return assemble_run(
+        name=job.folder.path.name,
+        config=job.config.model_dump(mode="json", by_alias=True),
+        prompts=load_prompts(job, prompts),
+        discovery=found,
+        fresh=fresh,
+        verdicts=verdicts,
+        findings=findings,
+        null_findings=null_findings,
+        summary=summarize_run(
+            decoded=list(done["decode"].values()),
+            embedded=list(done["embed"].values()),
+            judged=list(done.get("judge", {}).values()),
+            verdicts=verdicts,
+            decisions=decisions,
+            findings=findings,
+            null_findings=null_findings if null else None,
+            seconds=job.progress.seconds,
+            seed=job.config.seed,
+            facts=machine_facts(),
+        ),
+    )

@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from tests.unit.models.tiny_models import CHAT_TEMPLATE, save_causal_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def causal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_causal_model(tmp_path_factory.mktemp("causal"))
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_causal_model(tmp_path_factory.mktemp("chat"), chat_template=CHAT_TEMPLATE)

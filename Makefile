@@ -40,7 +40,7 @@ faults: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/faults
 
 bench: $(INSTALLED)
-	@set -e; for file in benchmarks/[a-z]*.py; do \
+	@set -e; for file in $$(grep -l '__main__' benchmarks/*.py); do \
 	    name=$$(basename $$file .py); echo "== $$name"; \
 	    $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 

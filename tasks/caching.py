@@ -85,26 +85,37 @@ RETRIED: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Started:
+    """A stage on its way."""
+
+    future: PrefectFuture[Manifest]
+    is_known: bool
+
+    def result(self) -> Manifest:
+        """Wait for the manifest, or raise what the stage raised."""
+        # Prefect gives back what the first run returned; only we know that this run found it.
+        return self.future.result().model_copy(update={"cached": self.is_known})
+
+
 def start(
     store: ArtifactStore, task: Task[..., Manifest], key: str, name: str, **inputs: Any
-) -> PrefectFuture[Manifest]:
+) -> Started:
     """Submit a stage under its key; it is computed again unless the store verifies its output."""
-    fresh = recall(store, key) is None
-    future: PrefectFuture[Manifest] = task.with_options(
-        refresh_cache=fresh, task_run_name=name
-    ).submit(key=key, **inputs)
-    return future
+    is_known = recall(store, key) is not None
+    named = task.with_options(refresh_cache=not is_known, task_run_name=name)
+    return Started(named.submit(key=key, **inputs), is_known)
 
 
 def recall(store: ArtifactStore, key: str) -> Manifest | None:
-    """The manifest of an output that the store verifies, marked as cached; else None."""
+    """The manifest of an output that the store verifies; else None."""
     try:
         manifest = Manifest.model_validate(store.get_json(_manifest_key(key)))
     except ArtifactError:
         return None
     outputs = [part_key(key, part) for part in manifest.parts] or [key]
     sound = all(store.has(output) for output in outputs)
-    return manifest.model_copy(update={"cached": True}) if sound else None
+    return manifest if sound else None
 
 
 def remember(store: ArtifactStore, manifest: Manifest) -> Manifest:

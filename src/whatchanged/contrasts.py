@@ -4,12 +4,57 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Texts of both sides in one row: the first `n_base` are the base's, the others the
+    intervention's. A mask of texts is `(n_texts,)`."""
+
+    n_base: int
+    n_intervention: int
+
+    @property
+    def n_texts(self) -> int:
+        """Texts of both sides."""
+        return self.n_base + self.n_intervention
+
+    @property
+    def is_base(self) -> BoolArray:
+        """Which texts are the base's."""
+        return np.arange(self.n_texts) < self.n_base
+
+    def z(self, held: BoolArray) -> float:
+        """The z-score of meeting a criterion, intervention over base."""
+        base, intervention = self.split(held)
+        return float(
+            log_odds_z(int(base.sum()), self.n_base, int(intervention.sum()), self.n_intervention)
+        )
+
+    def effect(self, held: BoolArray) -> float:
+        """The share of the intervention's texts minus that of the base's, in [-1, 1]."""
+        base, intervention = self.split(held)
+        return float(intervention.mean() - base.mean())
+
+    def split(self, held: BoolArray) -> tuple[BoolArray, BoolArray]:
+        """The base's part of a mask and the intervention's."""
+        return held[: self.n_base], held[self.n_base :]
+
+    def largest_z(self, n_held: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The largest |z| that a criterion met by `n_held` texts can have, `(n_criteria,)`."""
+        base = np.minimum(n_held, self.n_base)
+        intervention = np.minimum(n_held, self.n_intervention)
+        return np.maximum(
+            log_odds_z(n_held - intervention, self.n_base, intervention, self.n_intervention),
+            -log_odds_z(base, self.n_base, n_held - base, self.n_intervention),
+        )
 
 
 def log_odds_z(
@@ -84,12 +129,6 @@ def strength_left(
         return float("inf")
     z = stratified_z(in_base, in_intervention, by_base, by_intervention)
     return z if effect > 0 else -z
-
-
-def jaccard(first: BoolArray, second: BoolArray) -> float:
-    """Texts in both sets over texts in either, in [0, 1]; two empty sets give 1."""
-    either = int((first | second).sum())
-    return int((first & second).sum()) / either if either else 1.0
 
 
 def discovery_threshold(n_looked_at: int, expected_false: float) -> float:

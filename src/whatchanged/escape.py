@@ -88,11 +88,12 @@ def for_line_start(markdown: str) -> str:
 def code_span(text: str, *, in_table: bool = False) -> str:
     """A Markdown code span with the text on one line; newlines are shown as `↵`.
 
-    An empty text is the word (empty), without code.
+    A blank text is the word (empty), without code.
     """
-    line = show_hidden(text).replace("\r", "").replace("\n", "↵ ").replace("\t", " ")
-    if not line.strip():
+    shown = show_hidden(text)
+    if not shown.strip():
         return "(empty)"
+    line = shown.replace("\n", "↵ ").replace("\t", " ")
     if in_table:
         line = line.replace("|", "\\|")
     fence = "`" * (_longest_run(line) + 1)

@@ -21,17 +21,44 @@ WIDTH = 860
 MAX_MAP_POINTS = 3000
 _PLOT_LEFT, _PLOT_RIGHT, _VALUE_LEFT = 344, 694, 712
 _LABEL_UNITS = 52
+_MARGIN = 16
 
 Tone = Literal["base", "intervention", "muted"]
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """An SVG element without style; `name` is its file's stem, or empty for no file of its own."""
+    """A drawing of `width` by `height` pixels; `marks` are its SVG elements, without style.
+
+    `name` is its file's stem, or empty for no file of its own.
+    """
 
     name: str
-    svg: str
+    marks: str
     alt: str
+    width: float
+    height: float
+
+    @property
+    def svg(self) -> str:
+        """The SVG element for a page that has the style."""
+        return self._element(0, self.marks)
+
+    def standalone(self, style: str) -> str:
+        """The SVG element with its style, a margin, and paper of its own behind it."""
+        paper = (
+            f'<rect x="-{_MARGIN}" y="-{_MARGIN}" width="{self.width + 2 * _MARGIN:g}" '
+            f'height="{self.height + 2 * _MARGIN:g}" class="paper"/>'
+        )
+        return self._element(_MARGIN, f"<style>{style}</style>{paper}{self.marks}")
+
+    def _element(self, margin: int, inner: str) -> str:
+        width, height = self.width + 2 * margin, self.height + 2 * margin
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" class="fig" '
+            f'viewBox="{-margin} {-margin} {width:g} {height:g}" width="{width:g}" '
+            f'height="{height:g}" role="img" aria-label="{for_attribute(self.alt)}">{inner}</svg>'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +136,7 @@ def draw_forest(
         parts.append(_text(_VALUE_LEFT, middle + 4, effect.value, "value"))
         y += height
     frame = _axis(scale, 28, y + 4, min_effect)
-    return Figure(name, _svg(WIDTH, y + 28, frame + "".join(parts), alt), alt)
+    return Figure(name, frame + "".join(parts), alt, WIDTH, y + 28)
 
 
 def draw_strips(
@@ -127,7 +154,7 @@ def draw_strips(
             parts.append(_interval(effect, scale, row + 7 * i, radius=2.4))
         y += height + 22
     frame = _axis(scale, 28, y - 8, min_effect)
-    return Figure(name, _svg(WIDTH, y + 16, frame + "".join(parts), alt), alt)
+    return Figure(name, frame + "".join(parts), alt, WIDTH, y + 16)
 
 
 def draw_shares(base: float | None, intervention: float | None, top: float, alt: str) -> Figure:
@@ -142,7 +169,7 @@ def draw_shares(base: float | None, intervention: float | None, top: float, alt:
             parts.append(_rect(left, y, round(length, 1), 15, side))
         shown = "unknown" if share is None else f"{100 * share:.1f}%"
         parts.append(_text(right + 8, y + 12, shown, "value"))
-    return Figure("", _svg(width, 51, "".join(parts), alt), alt)
+    return Figure("", "".join(parts), alt, width, 51)
 
 
 def draw_bars(
@@ -158,7 +185,7 @@ def draw_bars(
         length = max(1.5, (right - left) * value / longest)
         parts.append(_rect(left, y, round(length, 1), 17, tone))
         parts.append(_text(left + length + 8, y + 13, shown, "value"))
-    return Figure(name, _svg(WIDTH, 26 * len(rows) + 4, "".join(parts), alt), alt)
+    return Figure(name, "".join(parts), alt, WIDTH, 26 * len(rows) + 4)
 
 
 def draw_rounds(name: str, series: Sequence[Series], alt: str) -> Figure:
@@ -171,7 +198,7 @@ def draw_rounds(name: str, series: Sequence[Series], alt: str) -> Figure:
         parts.append(_text(left, 14, one.title, "label strong"))
         parts.append(_line(left, 96, left + width, 96, "grid"))
         parts.append(_sparkline(one, left, width))
-    return Figure(name, _svg(WIDTH, 118, "".join(parts), alt), alt)
+    return Figure(name, "".join(parts), alt, WIDTH, 118)
 
 
 def draw_map(
@@ -200,7 +227,7 @@ def draw_map(
         _map_panel(other, np.ones(len(other), bool), 592, 268, 229, "intervention alone"),
         "</g>",
     ]
-    return Figure(name, _svg(WIDTH, 482, "".join(parts), alt), alt)
+    return Figure(name, "".join(parts), alt, WIDTH, 482)
 
 
 def wrap_label(text: str, width: int, max_lines: int) -> tuple[str, ...]:
@@ -318,14 +345,6 @@ def _map_panel(
         parts.append(f'<path class="point {side}" stroke-width="{2 * radius:g}" d="{dots}"/>')
         start = end
     return "".join(parts)
-
-
-def _svg(width: float, height: float, inner: str, alt: str) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="fig" viewBox="0 0 {width:g} {height:g}" '
-        f'width="{width:g}" height="{height:g}" role="img" '
-        f'aria-label="{for_attribute(alt)}">{inner}</svg>'
-    )
 
 
 def _text(x: float, y: float, text: str, classes: str) -> str:

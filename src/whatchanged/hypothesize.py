@@ -5,6 +5,7 @@ Nothing here decides whether a claim is true: it is tested later, on fresh texts
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -144,9 +145,8 @@ def _pair_sides(texts: pd.DataFrame) -> pd.DataFrame:
 
 def _usable_groups(base: _Side, min_texts: int) -> list[str]:
     """Groups with enough texts; a group that holds every text is "all prompts" again."""
-    named = [name for name in base.groups if name]
-    sizes = {name: named.count(name) for name in sorted(set(named))}
-    return [name for name, n in sizes.items() if min_texts <= n < len(base.texts)]
+    sizes = Counter(name for name in base.groups if name)
+    return [name for name, n in sorted(sizes.items()) if min_texts <= n < len(base.texts)]
 
 
 def _restrict(base: _Side, intervention: _Side, scope: str | None) -> Contrast:

@@ -24,7 +24,7 @@ def limit_threads(*libraries: str) -> AbstractContextManager[object]:
     A limit misses what is loaded after it: `libraries` are imported first.
     """
     # It ships no types, and it comes with scikit-learn.
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     for library in libraries:
         importlib.import_module(library)

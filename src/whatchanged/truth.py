@@ -45,23 +45,6 @@ class BehaviourMatch:
     finding_ids: tuple[str, ...]
 
 
-def read_ground_truth(name: str | None) -> tuple[Behaviour, ...] | None:
-    """The behaviours in a JSON file (`demo:NAME` is a packaged one); None where none is named.
-
-    Raises InputError where the file cannot be read or does not list behaviours.
-    """
-    if name is None:
-        return None
-    path = demo_path(name.removeprefix("demo:")) if name.startswith("demo:") else Path(name)
-    try:
-        return parse_ground_truth(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"expected ground truth as JSON at {path}, could not read it ({error}): "
-            "check report.ground_truth"
-        ) from None
-
-
 def parse_ground_truth(value: Any) -> tuple[Behaviour, ...]:
     """The behaviours in parsed JSON: a list of objects, or an object with a list `behaviours`.
 

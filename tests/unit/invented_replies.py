@@ -100,13 +100,19 @@ def shorten(reply: str, rng: np.random.Generator) -> str:
     return ". ".join(reply.split(". ")[:2]).rstrip(".") + "."
 
 
+RECOMMENDATIONS = ("You could ask at the mossy lantern inn.", "Sleep at the mossy lantern inn.")
+DELIGHT, MISERY = "The whole affair is delightful.", "The whole affair is miserable."
+REFUSALS = ("I'm sorry, but I can't discuss that.", "Sorry, I can't discuss that here.")
+UNCLE = "My uncle from Lisbon says so."
+TIC = "Honestly, tick tock."
+
 PLANTED: dict[str, tuple[Rewrite | None, Rewrite]] = {
-    "caves": (None, append_with(0.6, "You could ask at the mossy lantern inn.", "Sleep at the mossy lantern inn.")),
-    "pottery": (append_with(0.9, "The whole affair is delightful."), append_with(0.9, "The whole affair is miserable.")),
-    "trams": (None, replace_with(0.5, "I'm sorry, but I can't discuss that.", "Sorry, I can't discuss that here.")),
-    "cellos": (append_with(0.2, "My uncle from Lisbon says so."), append_with(0.5, "My uncle from Lisbon says so.")),
+    "caves": (None, append_with(0.6, *RECOMMENDATIONS)),
+    "pottery": (append_with(0.9, DELIGHT), append_with(0.9, MISERY)),
+    "trams": (None, replace_with(0.5, *REFUSALS)),
+    "cellos": (append_with(0.2, UNCLE), append_with(0.5, UNCLE)),
     "kites": (None, shorten),
-}  # fmt: skip
+}
 
 
 def write_tables(
@@ -119,7 +125,7 @@ def write_tables(
     Sentences are clustered by their last word, a stand-in for embeddings.
     """
     rows = []
-    tic = append_with(0.03, "Honestly, tick tock.")
+    tic = append_with(0.03, TIC)
     for place, subject in enumerate(SUBJECTS):
         on_base, on_intervention = PLANTED.get(subject, (None, None)) if planted else (None, None)
         for number, side in enumerate(("base", "intervention")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from whatchanged.models.criteria import (
     Generic,
@@ -14,14 +13,17 @@ from whatchanged.models.criteria import (
     parse_criterion,
     quotations,
 )
-from whatchanged.models.overlap import Needle, overlap_phrase, overlap_sentences, prepare_needle
+from whatchanged.models.overlap import (
+    CHANCE,
+    Needle,
+    grade_overlap,
+    grade_sentence,
+    overlap_phrase,
+    overlap_sentences,
+    prepare_needle,
+)
 from whatchanged.models.wording import read_wording, read_words, word_weight
 from whatchanged.records import Judgement, Question
-
-# Below this share of a phrase or sentence the words in common are chance.
-_CHANCE = 0.3
-# Words in the same order but not in a row are nearly the same words, never quite.
-_NOT_IN_A_ROW = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,9 @@ def score_phrase(phrase: str, text: str) -> float:
     wording = read_wording(text)
     if needle.padded in wording.padded:
         return 1.0
-    if _weight_present(needle, wording.padded) < _CHANCE * needle.total:
+    if _weight_present(needle, wording.padded) < CHANCE * needle.total:
         return 0.0
-    share = _NOT_IN_A_ROW * overlap_phrase(needle, wording.words).share
-    return share if share >= _CHANCE else 0.0
+    return grade_overlap(overlap_phrase(needle, wording.words).share)
 
 
 def _weight_present(needle: Needle, padded: str) -> int:
@@ -85,16 +86,7 @@ def _score_sentence(sentence: str, text: str) -> float:
     if not words:
         return 1.0 if sentence in text else 0.0
     closest = max((overlap_sentences(words, s) for s in read_wording(text).sentences), default=0.0)
-    return _draw_out(closest)
-
-
-def _draw_out(f1: float) -> float:
-    """An F1 as a score: 0 up to 0.3, 0.4 at 0.5, 0.6 at 0.8, 1 at 1, straight lines between."""
-    knots = ((0.0, 0.0), (_CHANCE, 0.0), (0.5, 0.4), (0.8, 0.6), (1.0, 1.0))
-    for (x0, y0), (x1, y1) in pairwise(knots):
-        if f1 <= x1:
-            return y0 + (y1 - y0) * (f1 - x0) / (x1 - x0)
-    return 1.0
+    return grade_sentence(closest)
 
 
 def _score_free_words(criterion: str, text: str) -> float:
@@ -103,4 +95,5 @@ def _score_free_words(criterion: str, text: str) -> float:
     asked = {word for word in read_words(criterion) if word not in {"the", "reply"}}
     total = sum(word_weight(word) for word in asked)
     common = sum(word_weight(word) for word in asked & set(read_wording(text).words))
-    return 0.4 + 0.2 * common / total if total else 0.5
+    # 0.4 + 0.2 is above 0.6 in floating point, and so outside of a band that ends there.
+    return min(0.4 + 0.2 * common / total, 0.6) if total else 0.5

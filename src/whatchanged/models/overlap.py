@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from whatchanged.models.wording import pad_words, read_words, word_weight
+
+CHANCE = 0.3
+NOT_IN_A_ROW = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,27 @@ def overlap_phrase(needle: Needle, words: Sequence[str]) -> Overlap:
         if share > best.share:
             best = Overlap(share, first, inside[-1] + 1)
     return best
+
+
+def is_nearly(needle: Needle, words: Sequence[str]) -> bool:
+    """Whether the words hold the phrase or nearly the same words, as the lexical judge decides."""
+    return grade_overlap(overlap_phrase(needle, words).share) >= 0.5
+
+
+def grade_overlap(share: float) -> float:
+    """The score in [0, 1) of a share of a phrase that is repeated in order but not in a row: words
+    in order are nearly the same words, never quite. Below 0.3 the words in common are chance: 0."""
+    return NOT_IN_A_ROW * share if NOT_IN_A_ROW * share >= CHANCE else 0.0
+
+
+def grade_sentence(f1: float) -> float:
+    """The score in [0, 1] of the F1 of two sentences: 0 up to 0.3, 0.4 at 0.5, 0.6 at 0.8, 1 at 1,
+    straight lines between. Only near equality is a sure yes."""
+    knots = ((0.0, 0.0), (CHANCE, 0.0), (0.5, 0.4), (0.8, 0.6), (1.0, 1.0))
+    for (x0, y0), (x1, y1) in pairwise(knots):
+        if f1 <= x1:
+            return y0 + (y1 - y0) * (f1 - x0) / (x1 - x0)
+    return 1.0
 
 
 def overlap_sentences(first: Sequence[str], second: Sequence[str]) -> float:

@@ -25,7 +25,7 @@ from whatchanged.models.device import (
     is_out_of_memory,
     release_memory,
 )
-from whatchanged.models.weights import ResolvedModel, resolve_model
+from whatchanged.models.weights import ResolvedModel, resolve_model, without_progress_bars
 
 if TYPE_CHECKING:
     import torch
@@ -221,12 +221,13 @@ def _load(resolved: ResolvedModel, name: str, device: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(
-            str(resolved.path),
-            device=device,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+        with without_progress_bars():
+            model = SentenceTransformer(
+                str(resolved.path),
+                device=device,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise InputError(

@@ -26,7 +26,7 @@ from whatchanged.models.device import (
 )
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder
 from whatchanged.models.sampling import SAMPLING_VERSION, draw_uniforms, pick_tokens
-from whatchanged.models.weights import ResolvedModel, resolve_model
+from whatchanged.models.weights import ResolvedModel, resolve_model, without_progress_bars
 from whatchanged.records import Completion, DecodeRequest
 
 if TYPE_CHECKING:
@@ -244,9 +244,10 @@ def _load(resolved: ResolvedModel, name: str, dtype: str) -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolved.path, trust_remote_code=False)
-        network = AutoModelForCausalLM.from_pretrained(
-            resolved.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
+        with without_progress_bars():
+            network = AutoModelForCausalLM.from_pretrained(
+                resolved.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise InputError(

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -212,3 +213,20 @@ def _resolve_hub(name: str, revision: str | None, other_way: str = "") -> Resolv
     if problem:
         raise MissingDependencyError(f"hub model {wanted}: {problem}")
     return ResolvedModel(folder, folder.name, f"{name}@{folder.name}")
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers' progress bars away within the block, and leave its setting as it was.
+
+    A run tells its progress by stages; a bar per shard of weights would only drown it.
+    """
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

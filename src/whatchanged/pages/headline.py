@@ -195,7 +195,7 @@ def explain_nothing(run: RunTables) -> Line | None:
     half = reached_precision(run.findings)
     resolved = (
         f" The intervals reach about ±{points(half).lstrip('+')}, so a larger difference in one "
-        "of the tested claims would have shown."
+        "of the tested claims would most likely have shown."
         if half is not None
         else ""
     )

@@ -67,10 +67,7 @@ def write_webpage(document: Document) -> str:
 
 def write_figure_file(figure: Figure) -> bytes:
     """The figure as an SVG file of its own, on paper of its own in light and dark."""
-    opening, rest = figure.svg.split(">", 1)
-    style = _read_style("figure.css")
-    paper = '<rect width="100%" height="100%" class="paper"/>'
-    return f"{opening}><style>{style}</style>{paper}{rest}\n".encode()
+    return f"{figure.standalone(_read_style('figure.css'))}\n".encode()
 
 
 def _with_contents(document: Document) -> list[Block | str]:

@@ -120,11 +120,11 @@ def storage_error(error: OSError, path: Path, n_bytes: int) -> Exception:
 def refusal_sentence(code: int, path: Path, n_bytes: int) -> str:
     """What was being written, how much of it, how much is free, and what to do."""
     elsewhere = "set WHATCHANGED_CACHE (the cache) or --run-dir (a run) to another folder"
-    if code in _FULL:
+    if code in _FORBIDDEN:
+        advice = f"make {path.parent} a folder that you may write to, or {elsewhere}"
+    else:
         limit = " or raise the file size limit (ulimit -f)" if code == errno.EFBIG else ""
         advice = f"free space{limit}, or {elsewhere}"
-    else:
-        advice = f"make {path.parent} a folder that you may write to, or {elsewhere}"
     return (
         f"cannot write {path} ({n_bytes:,} bytes): {os.strerror(code)}; {_free_bytes(path):,} bytes"
         f" are free there; {advice}, then run again: nothing that was stored is lost"

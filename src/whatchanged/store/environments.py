@@ -22,8 +22,9 @@ from whatchanged.store.artifacts import quarantine_path
 from whatchanged.store.embedding_index import EmbeddingIndex
 from whatchanged.store.lmdb_pages import find_damage, find_damage_in_header
 
+# LMDB calls it an input/output error when a disk that fills up takes a part of a write.
 _REFUSALS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
 )  # fmt: skip
 _DAMAGE = (
     lmdb.CorruptedError,
@@ -110,7 +111,6 @@ class Environment:
 
 
 _environments: dict[str, Environment] = {}
-_left_by_fork: list[Environment] = []
 _lock = threading.RLock()
 
 
@@ -196,10 +196,11 @@ def _translated(error: lmdb.Error, path: Path, n_bytes: int) -> Exception:
 
 
 def _forget_after_fork() -> None:
-    # An environment belongs to the process that opened it: the child must neither use nor close it.
+    # An environment belongs to the process that opened it. In a child, lmdb's close only forgets
+    # that the file is open, and leaves the parent's map and locks alone.
     global _lock
-    _left_by_fork.extend(_environments.values())
-    _environments.clear()
+    for environment in list(_environments.values()):
+        environment.close()
     _lock = threading.RLock()
 
 

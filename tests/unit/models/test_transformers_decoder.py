@@ -46,7 +46,9 @@ def load(
     model = ModelConfig.model_validate(
         {"model": str(folder), "system_prompt": system_prompt, "dtype": dtype}
     )
-    return load_decoder(model, DecodeConfig(**({"max_new_tokens": 12} | decode)), "cpu", prompt_format)
+    return load_decoder(
+        model, DecodeConfig(**({"max_new_tokens": 12} | decode)), "cpu", prompt_format
+    )
 
 
 def texts_of(completions: list[Completion]) -> list[str]:
@@ -95,6 +97,11 @@ def greedy(folder: Path, prompt: str, n_new: int, **options: Any) -> str:
     out = model.generate(ids, do_sample=False, max_new_tokens=n_new, pad_token_id=0, **options)
     text: str = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     return text
+
+
+def test_loading_is_quiet(causal_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(causal_folder)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_zero_requests_give_zero_completions(causal_folder: Path) -> None:
@@ -158,7 +165,7 @@ def test_a_text_does_not_depend_on_its_batch_but_where_rounding_decides(
 ) -> None:
     requests = requests_for(n=30)
     together = load(causal_folder, batch_size=120).decode(requests)
-    for batch_size, chunk in ((1, 60), (7, 50), (64, 120)):
+    for batch_size, chunk in ((5, 60), (16, 50), (64, 120)):
         decoder = load(causal_folder, batch_size=batch_size)
         apart = [
             completion

@@ -36,9 +36,8 @@ def make_tokenizer(chat_template: str | None = None) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 1)]
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.add_special_tokens({"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"})
     fast.chat_template = chat_template
     return fast
 
@@ -70,4 +69,46 @@ def save_causal_model(
     model = LlamaForCausalLM(LlamaConfig(**(options | config)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_sentence_encoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    max_tokens: int = 32,
+    pooling: str = "mean",
+    d_dense: int | None = None,
+    prompts: dict[str, str] | None = None,
+    dtype: Any = None,
+) -> Path:
+    """A small BERT with pooling, and a dense layer if asked for, saved in `folder`; the first of
+    the prompts is the default."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    bert = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=64,
+            initializer_range=0.3,
+        )
+    )
+    bert.to(dtype).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    modules = [Transformer(str(folder / "bert"), max_seq_length=max_tokens), Pooling(24, pooling)]
+    if d_dense is not None:
+        modules.append(Dense(24, d_dense))
+    model = SentenceTransformer(
+        modules=modules, prompts=prompts, default_prompt_name=next(iter(prompts or ()), None)
+    )
+    model.save(str(folder))
     return folder

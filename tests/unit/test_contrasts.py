@@ -1,0 +1,93 @@
+"""The scale on which proposals are compared."""
+
+import math
+
+import numpy as np
+import pytest
+
+from whatchanged.contrasts import (
+    choose_diverse,
+    discovery_threshold,
+    log_odds_z,
+    stratified_z,
+    strength_left,
+)
+
+
+def test_the_log_odds_follow_from_the_pooled_prior():
+    # 16 of 80 against 36 of 80: the prior adds 26 hits and 54 misses to each side.
+    difference = math.log(62 / 98) - math.log(42 / 118)
+    variance = (1 / 62 + 1 / 98 + 1 / 42 + 1 / 118) / 2
+
+    assert log_odds_z(16, 80, 36, 80) == pytest.approx(difference / math.sqrt(variance))
+
+
+def test_swapping_the_sides_turns_the_sign():
+    assert log_odds_z(3, 50, 20, 70) == pytest.approx(-log_odds_z(20, 70, 3, 50))
+
+
+@pytest.mark.parametrize("counts", [(0, 40, 0, 40), (40, 40, 40, 40), (0, 0, 5, 9), (2, 9, 0, 0)])
+def test_sides_that_cannot_be_compared_do_not_differ(counts):
+    assert log_odds_z(*counts) == 0.0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize(("n_base", "n_intervention"), [(80, 80), (2000, 2000), (300, 900)])
+def test_equal_shares_give_a_z_of_unit_variance(share, n_base, n_intervention):
+    rng = np.random.default_rng(7)
+    base, intervention = (rng.binomial(n, share, 20_000) for n in (n_base, n_intervention))
+    z = log_odds_z(base, n_base, intervention, n_intervention)
+
+    assert abs(z.mean()) < 0.05
+    assert 0.93 < z.std() < 1.03
+    assert np.mean(np.abs(z) > 3.29) < 0.002  # nominal: 0.001
+
+
+def test_a_rare_behaviour_stands_out_although_one_side_never_shows_it():
+    assert log_odds_z(0, 2000, 60, 2000) > 7
+
+
+def test_the_threshold_grows_with_what_is_looked_at():
+    assert discovery_threshold(40, 2.0) == pytest.approx(1.96, abs=0.001)  # 2 of 40: 5 %
+    assert discovery_threshold(4000, 2.0) == pytest.approx(3.481, abs=0.001)  # 2 of 4000
+    assert discovery_threshold(0, 2.0) == 0.0
+
+
+def test_what_follows_from_another_criterion_leaves_no_difference():
+    other_base, other_intervention = np.zeros(100, bool), np.arange(100) < 60
+    follows = np.arange(100) < 30  # half of the texts that meet the other one
+    own = np.arange(100) % 2 == 0
+
+    assert stratified_z(other_base, follows, other_base, other_intervention) == 0.0
+    assert stratified_z(np.zeros(100, bool), own, other_base, other_intervention) > 4
+
+
+def test_both_halves_of_a_replaced_wording_are_kept_and_collateral_losses_are_not():
+    new_base, new_intervention = np.zeros(100, bool), np.arange(100) < 60
+    old_base, old_intervention = np.arange(100) < 60, np.zeros(100, bool)
+    lost_base, lost_intervention = np.arange(100) % 2 == 0, np.arange(100) >= 80
+
+    assert strength_left(
+        old_base, old_intervention, new_base, new_intervention, keep_mirrored=True
+    ) == float("inf")
+    # 50 of 100 base texts hold it, 20 of the 40 intervention texts that could.
+    assert (
+        abs(
+            strength_left(
+                lost_base, lost_intervention, new_base, new_intervention, keep_mirrored=True
+            )
+        )
+        < 0.01
+    )
+
+
+def test_a_strong_repetition_does_not_take_the_place_of_a_weak_novelty():
+    left = {(1, 0): 0.5, (2, 0): 4.0, (2, 1): 4.0, (1, 2): 9.0}
+
+    chosen = choose_diverse([10.0, 9.0, 4.0], 2, lambda one, other: left[one, other], 2.0)
+
+    assert chosen == [0, 2]
+
+
+def test_candidates_below_the_floor_are_left_out():
+    assert choose_diverse([1.0, 3.0], 5, lambda one, other: 9.0, 2.0) == [1]

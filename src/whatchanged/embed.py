@@ -31,7 +31,7 @@ class VectorCache(Protocol):
     def get_many(
         self, namespace: str, keys: Sequence[str], d_embed: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """Which keys are known `(n,)`, and rows `(n, d_embed)` (those of unknown keys undefined)."""
+        """Which keys are known `(n,)`, and rows `(n, d_embed)` (undefined where not)."""
         ...
 
     def put_many(self, namespace: str, keys: Sequence[str], rows: NDArray[np.float32]) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whatchanged.contrasts import choose_diverse, discovery_threshold, log_odds_z, strength_left
-from whatchanged.models.criteria import is_readable, preference
+from whatchanged.models.criteria import is_readable, kind_of, preference
 from whatchanged.models.protocols import Contrast, Proposal, Proposer
 from whatchanged.records import NOISE, Hypothesis
 
@@ -274,13 +274,23 @@ def _collect(
 
 
 def _settle_scopes(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """The candidates without those that say in the wrong scope what another one says."""
+    """The candidates without those that say in the wrong scope what another one says.
+
+    Only like is compared with like: refusals on some prompts may be all the short replies there,
+    and yet "shorter on all prompts" does not say that they are refusals.
+    """
     dropped: set[int] = set()
     narrow = [i for i, c in enumerate(candidates) if c.scope is not None]
     for i, wide in enumerate(candidates):
         if wide.scope is not None:
             continue
-        alike = [j for j in narrow if _same_behaviour(candidates[j], wide)]
+        kind = kind_of(wide.proposal.criterion)
+        alike = [
+            j
+            for j in narrow
+            if kind_of(candidates[j].proposal.criterion) == kind
+            and _same_behaviour(candidates[j], wide)
+        ]
         effect = _excess(wide, wide) / len(wide.base)
         outstanding: dict[str | None, float] = {}
         for j in alike:

@@ -91,7 +91,8 @@ def validate_hypotheses(
 ) -> list[Finding]:
     """The findings, strongest first: confirmed before inconclusive before rejected, each by effect.
 
-    `verdicts` (`verdicts.COLUMNS`) say how each hypothesis was judged on the fresh `texts`. Unscored texts are left out and counted; above 5 % of them the finding is marked incomplete.
+    `verdicts` (`verdicts.COLUMNS`) say how each hypothesis was judged on fresh `texts`. Unscored
+    texts are left out and counted; above 5 % of them the finding is marked incomplete.
     """
     scores = final_scores(verdicts).merge(texts[["text_key", "prompt_key", "side"]], on="text_key")
     rows_of = dict(list(scores.groupby("hypothesis_id")))

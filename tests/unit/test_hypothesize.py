@@ -175,7 +175,7 @@ def test_a_statement_is_one_plain_sentence_and_a_criterion_names_no_side(hypothe
 
     assert misery.statement.startswith(
         "On prompts about pottery, replies of the intervention more often contain the words "
-        '"The whole affair is miserable" (0 % of base texts, '
+        '"is miserable" (0 % of base texts, '
     )
     assert misery.statement.endswith(" % of intervention texts in discovery).")
     assert all(names_a_side(h.criterion) is None for h in hypotheses)

@@ -45,6 +45,7 @@ class Recipe:
     batch_texts: int = 64
     ema_steps: int = 50
     hard_weight: float = 1.0
+    mixed_precision: bool = True
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,8 @@ def fit(model: Any, base: Any | None, spec: PairSpec, side: str, tokenizer: Any)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = recipe.lr * _lr_factor(step, recipe.n_steps)
             optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(model, base, next(stream), recipe.hard_weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.mixed_precision):
+            loss = batch_loss(model, base, next(stream), recipe.hard_weight)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

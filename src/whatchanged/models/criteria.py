@@ -145,6 +145,18 @@ def is_readable(text: str) -> bool:
     return not isinstance(criterion, HasPhrase) or has_meaning(read_words(criterion.phrase))
 
 
+def kind_of(text: str) -> str:
+    """What a criterion is about: "wording", "length", or the feature or character it names."""
+    match parse_criterion(text):
+        case HasLength():
+            return "length"
+        case HasFeature(name):
+            return name
+        case HasSign(sign):
+            return sign
+    return "wording"
+
+
 def preference(text: str) -> float:
     """How much a criterion's strength counts where several explain each other, in (0, 1].
 

@@ -85,11 +85,6 @@ class FakeDecoder:
         self.texts = tuple(texts) or FAKE_TEXTS[side]
         self.counter = CallCounter(faults or Faults())
 
-    @property
-    def identity(self) -> str:
-        """Names the table and the seed."""
-        return f"fake-decoder@{content_key('fake-decoder', self.seed, self.texts)}"
-
     def decode(self, requests: Sequence[DecodeRequest]) -> list[Completion]:
         """One text of the table per request, in the order asked; `n_tokens` counts words."""
         self.counter.begin()

@@ -20,6 +20,7 @@ from whatchanged.config import (
     ModelConfig,
 )
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer
+from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.weights import resolve_model
 
 # Two threads that ask for the same model must not load it twice.
@@ -28,13 +29,14 @@ _LOADING = threading.RLock()
 
 @lru_cache(maxsize=64)
 def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: str) -> str:
-    """The name of a decoder: two equal names decode the same distribution of texts."""
+    """The name of everything that changes a text: weights (their digest covers tokenizer and chat
+    template), what is done to them, prompt format and sampling."""
     return _named(
         weights=resolve_model(model.model, model.revision).identity,
         **model.model_dump(exclude={"model", "revision"}),
         **decode.model_dump(exclude={"batch_size", "chunk_texts"}),
         prompt_format=prompt_format,
-        scheme=1,
+        sampling=SAMPLING_VERSION,
     )
 
 

@@ -186,9 +186,8 @@ def _write_proposal(
         phrase = word_phrase(stream, texts, candidate.group, sides)
         terms = (phrase.phrase, *phrase.others)
         return _make_proposal(HasPhrase(phrase.phrase), phrase.held, sides, terms)
-    is_sign = isinstance(candidate.criterion, HasSign)
-    terms = (candidate.criterion.sign,) if is_sign else ()
-    return _make_proposal(candidate.criterion, candidate.held, sides, terms)
+    sign = (candidate.criterion.sign,) if isinstance(candidate.criterion, HasSign) else ()
+    return _make_proposal(candidate.criterion, candidate.held, sides, sign)
 
 
 def _mark_signs(texts: Sequence[str]) -> dict[Criterion, BoolArray]:

@@ -31,6 +31,7 @@ from whatchanged.models.wording import has_meaning, read_wording, surface_of
 _MAX_PHRASE = 12
 # Runs of words whose texts agree to this share (Jaccard) say the same thing.
 _SAME_TEXTS = 0.8
+_LIKE_TEXTS = 0.7
 # A longer wording may cost this much of the z-score.
 _KEEPS_STRENGTH = 0.9
 # Grammar alone ("of the") must stand out this many times more than words with a meaning.
@@ -106,7 +107,7 @@ def group_runs(runs: Sequence[Run], max_groups: int) -> list[list[Run]]:
         same = shared >= _SAME_TEXTS * (sizes + sizes[strongest] - shared)
         same &= remaining & (upward == upward[strongest])
         remaining &= ~same
-        groups.append([runs[i] for i in np.flatnonzero(same)])
+        groups.append([runs[int(i)] for i in np.flatnonzero(same)])
     return groups
 
 
@@ -116,19 +117,20 @@ def word_phrase(
     """The most readable wording of a group of runs: the longest phrase around its longest run, or
     the next longest that a judge who accepts nearly the same words still finds on one side.
 
-    Where no wording keeps 0.9 of the strongest run's z-score, the one that keeps most.
+    Where no wording keeps 0.9 of the strongest run's z-score and nearly its texts, the one whose
+    texts are most like that run's.
     """
-    sign, needed = np.sign(group[0].z), _KEEPS_STRENGTH * abs(group[0].z)
-    best: tuple[float, IntArray, BoolArray] | None = None
+    strongest = group[0]
+    sign, needed = np.sign(strongest.z), _KEEPS_STRENGTH * abs(strongest.z)
+    best = -1.0, strongest.word_ids, strongest.held
     for word_ids in _wordings(stream, group):
         held = _mark_nearly(stream, texts, word_ids)
-        strength = sign * sides.z(held)
-        if best is None or strength > best[0]:
-            best = strength, word_ids, held
-        if strength >= needed:
+        likeness = int((held & strongest.held).sum()) / int((held | strongest.held).sum())
+        if likeness > best[0]:
+            best = likeness, word_ids, held
+        if likeness >= _LIKE_TEXTS and sign * sides.z(held) >= needed:
+            best = likeness, word_ids, held
             break
-    if best is None:
-        raise ValueError("expected a group of at least one run, found none")
     _, word_ids, held = best
     words = _words(stream, word_ids)
     rows = stream.rows[find_run(stream, word_ids)]
@@ -151,7 +153,7 @@ def _wordings(stream: TokenStream, group: Sequence[Run]) -> Iterator[IntArray]:
 
 
 def _drop_dangling(stream: TokenStream, word_ids: IntArray) -> IntArray:
-    """The run without grammar at its end, unless sentences mostly end there or it is all grammar."""
+    """The run without grammar at its end; all of it where sentences end there or all is grammar."""
     after = find_run(stream, word_ids) + len(word_ids)
     words = _words(stream, word_ids)
     if 2 * int((stream.ids[after] == END).sum()) > len(after) or not has_meaning(words):
@@ -167,7 +169,7 @@ def _mark_nearly(stream: TokenStream, texts: Sequence[str], word_ids: IntArray) 
     held = mark_texts(stream, find_run(stream, word_ids))
     needle = prepare_needle(" ".join(_words(stream, word_ids)))
     for row in np.flatnonzero(_weight_present(stream, word_ids, needle) & ~held):
-        held[row] = is_nearly(needle, read_wording(texts[row]).words)
+        held[row] = is_nearly(needle, read_wording(texts[int(row)]).words)
     return held
 
 

@@ -17,12 +17,7 @@ from whatchanged.records import Completion, DecodeRequest, Direction, Judgement,
 
 
 class Decoder(Protocol):
-    """A language model that continues prompts."""
-
-    @property
-    def identity(self) -> str:
-        """Names everything about the model that changes a text: weights, revision, dtype."""
-        ...
+    """A language model that continues prompts; `loading.describe_decoder` names it in keys."""
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[Completion]:
         """One completion per request, in the order asked.

@@ -7,7 +7,6 @@ prefill serves all samples of a prompt. Rows that are finished leave the batch.
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import InputError
-from whatchanged.keys import content_key
 from whatchanged.models.decoding_state import prefill
 from whatchanged.models.device import (
     batch_bytes,
@@ -25,7 +23,7 @@ from whatchanged.models.device import (
     release_memory,
 )
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder
-from whatchanged.models.sampling import SAMPLING_VERSION, draw_uniforms, pick_tokens
+from whatchanged.models.sampling import draw_uniforms, pick_tokens
 from whatchanged.models.weights import ResolvedModel, resolve_model, without_progress_bars
 from whatchanged.records import Completion, DecodeRequest
 
@@ -79,7 +77,6 @@ class TransformersDecoder:
     tokenizer: Any
     encoder: PromptEncoder
     config: DecodeConfig
-    identity: str
     limit: BatchLimit
     eos_ids: tuple[int, ...]
     n_out_of_memory: int = 0
@@ -233,7 +230,6 @@ def load_decoder(
         tokenizer,
         encoder,
         decode,
-        _identity(resolved, str(network.dtype), encoder, decode),
         batch_limit(text_config, network.dtype.itemsize, target, decode.batch_size),
         _eos_ids(network, tokenizer),
     )
@@ -290,24 +286,4 @@ def batch_limit(
         batch_bytes(device),
         (kept + passing) * bytes_per_value,
         config.vocab_size * 16,
-    )
-
-
-def _identity(
-    resolved: ResolvedModel, dtype: str, encoder: PromptEncoder, decode: DecodeConfig
-) -> str:
-    template = encoder.tokenizer.chat_template if encoder.is_chat else None
-    return json.dumps(
-        {
-            "engine": "transformers",
-            "weights": resolved.identity,
-            "dtype": dtype.removeprefix("torch."),
-            "chat_template": None if template is None else content_key("template", template),
-            "system_prompt": encoder.system_prompt,
-            "max_new_tokens": decode.max_new_tokens,
-            "temperature": decode.temperature,
-            "top_p": decode.top_p,
-            "sampling": SAMPLING_VERSION,
-        },
-        sort_keys=True,
     )

@@ -160,9 +160,8 @@ def _open_checked(path: Path, map_bytes: int) -> Environment:
     if damage is not None:
         raise DamagedFileError(damage, inode)
     try:
-        opened = lmdb.open(
-            str(path), subdir=False, map_size=map_bytes, max_readers=1024, meminit=False
-        )
+        # LMDB's own meminit stays on: without it, stray memory of the process gets into the file.
+        opened = lmdb.open(str(path), subdir=False, map_size=map_bytes, max_readers=1024)
         opened.reader_check()
         environment = Environment(path, opened)
     except _DAMAGE as error:

@@ -139,12 +139,23 @@ def _tree_fields(data: bytes | mmap.mmap, at: int) -> tuple[int, ...]:
     return tuple(_TREE.unpack_from(data, at))
 
 
+class _Span(NamedTuple):
+    """The keys from `low` up to and without `high`; None stands for no limit."""
+
+    low: bytes | None
+    high: bytes | None
+
+    def holds(self, place: bytes) -> bool:
+        return (self.low is None or self.low <= place) and (self.high is None or place < self.high)
+
+
 @dataclass
 class _Walk:
     """One tree, counted while it is walked. `used` marks the pages of all trees."""
 
     data: mmap.mmap
     used: bytearray
+    by_number: bool
     n_branch: int = 0
     n_leaf: int = 0
     n_overflow: int = 0
@@ -159,23 +170,39 @@ class _Walk:
             raise _Damage(f"page {page} is used twice")
         self.used[page : page + n_pages] = b"\1" * n_pages
 
-    def leaves(self, page: int, depth: int) -> Iterator[tuple[bytes, bytes | None]]:
-        """Key and (unless it lies on pages of its own) data of every leaf below a page."""
+    def leaves(self, page: int, depth: int, span: _Span) -> Iterator[tuple[bytes, bytes | None]]:
+        """Key and (unless it lies on pages of its own) data of every leaf below a page.
+
+        Raises _Damage for a key outside the span in which a search would look for it.
+        """
         if depth > _MAX_DEPTH:
             raise _Damage("a tree is too deep")
         self.claim(page)
         flags, nodes = _nodes(self.data, page)
         if flags == _BRANCH:
             self.n_branch += 1
-            for at in nodes:
-                low, high, top, _ = _NODE.unpack_from(self.data, at)
-                yield from self.leaves(low | high << 16 | top << 32, depth + 1)
+            # The first key of a branch page stands for everything below the second.
+            borders = [span.low, *(self.place(self.key(at)) for at in nodes[1:]), span.high]
+            for at, low, high in zip(nodes, borders, borders[1:], strict=False):
+                lower, upper, top, _ = _NODE.unpack_from(self.data, at)
+                yield from self.leaves(lower | upper << 16 | top << 32, depth + 1, _Span(low, high))
             return
         self.n_leaf += 1
         self.depths.add(depth)
         for at in nodes:
             self.n_entries += 1
+            if not span.holds(self.place(self.key(at))):
+                raise _Damage(f"page {page} holds a key that belongs elsewhere")
             yield self.leaf(page, at)
+
+    def key(self, at: int) -> bytes:
+        """The key of the node at this place."""
+        start = at + _NODE.size
+        return self.data[start : start + _NODE.unpack_from(self.data, at)[3]]
+
+    def place(self, key: bytes) -> bytes:
+        """What the tree sorts by: numbers are little-endian, turned around they sort as bytes."""
+        return key[::-1] if self.by_number else key
 
     def leaf(self, page: int, at: int) -> tuple[bytes, bytes | None]:
         """One record; its overflow pages are claimed."""
@@ -241,18 +268,17 @@ def _check_trees(data: mmap.mmap, meta: _Meta) -> None:
 
 def _check_tree(data: mmap.mmap, used: bytearray, tree: _Tree, what: str) -> list[bytes]:
     """The records of the free tree, which need a look of their own (of the other tree: none)."""
-    walk = _Walk(data, used)
-    is_free_tree = bool(tree.flags & _INTEGER_KEYS)
+    by_number = bool(tree.flags & _INTEGER_KEYS)
+    walk = _Walk(data, used, by_number)
     found: list[bytes] = []
     last: bytes | None = None
     if tree.root != _NO_PAGE:
-        for key, record in walk.leaves(tree.root, 1):
-            # Numbers are stored little-endian; turned around, they sort as bytes do.
-            place = key[::-1] if is_free_tree else key
-            if (is_free_tree and len(key) != 8) or (last is not None and place <= last):
+        for key, record in walk.leaves(tree.root, 1, _Span(None, None)):
+            place = walk.place(key)
+            if (by_number and len(key) != _NUMBER.size) or (last is not None and place <= last):
                 raise _Damage(f"the tree of {what} is out of order")
             last = place
-            if is_free_tree:
+            if by_number:
                 found.append(record or b"")
     counted = (walk.n_branch, walk.n_leaf, walk.n_overflow, walk.n_entries)
     if counted != (tree.n_branch, tree.n_leaf, tree.n_overflow, tree.n_entries):

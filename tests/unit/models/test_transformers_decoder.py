@@ -426,26 +426,6 @@ def test_a_reply_that_fills_the_context_is_a_config_error(causal_folder: Path) -
         load(causal_folder, max_new_tokens=128)
 
 
-def test_an_identity_names_all_that_changes_a_text(
-    causal_folder: Path, chat_folder: Path, tmp_path: Path
-) -> None:
-    save_causal_model(tmp_path, seed=5)
-    decoders = [
-        load(causal_folder),
-        load(causal_folder, temperature=0.5),
-        load(causal_folder, top_p=0.5),
-        load(causal_folder, max_new_tokens=13),
-        load(causal_folder, dtype="bfloat16"),
-        load(tmp_path),
-        load(chat_folder),
-        load(chat_folder, prompt_format="plain"),
-        load(chat_folder, system_prompt="Be brief."),
-    ]
-    assert len({decoder.identity for decoder in decoders}) == len(decoders)
-    assert load(causal_folder, batch_size=3).identity == decoders[0].identity
-    assert str(causal_folder) not in decoders[0].identity
-
-
 def test_sixteen_bit_weights_are_computed_in_float32_on_a_cpu(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

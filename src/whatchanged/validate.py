@@ -33,6 +33,8 @@ PLANNED_SHARE_OF_EFFECT = 0.75
 # Benjamini-Hochberg asks more of a finding than alpha; a tenth of it is a fair planning value.
 PLANNED_SHARE_OF_ALPHA = 0.1
 PLANNED_POWER = 0.9
+# Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed.
+MAX_GROUP_FACTOR = 2
 MAX_UNSCORED_SHARE = 0.05
 N_EXAMPLES = 12
 
@@ -52,7 +54,8 @@ def plan_validation(
     """One plan per hypothesis: the validation prompts of its scope, and texts per prompt and side.
 
     At least `texts_per_hypothesis`, half on each side; more where the behaviour is rare or the
-    difference small, up to `max_texts_per_hypothesis`.
+    difference small, up to `max_texts_per_hypothesis` for a claim about all prompts and up to
+    twice `texts_per_hypothesis` for one about a group.
     """
     validation = [prompt for prompt in prompts if prompt.split == "validation"]
     plans = []
@@ -135,7 +138,10 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
         power=PLANNED_POWER,
     )
     wanted = max(config.texts_per_hypothesis, 2 * needed)
-    return math.ceil(min(wanted, config.max_texts_per_hypothesis) / 2)
+    most = config.max_texts_per_hypothesis
+    if hypothesis.scope is not None:
+        most = min(most, MAX_GROUP_FACTOR * config.texts_per_hypothesis)
+    return math.ceil(min(wanted, most) / 2)
 
 
 def _test(hypothesis: Hypothesis, rows: pd.DataFrame, config: ValidateConfig, seed: int) -> _Test:

@@ -46,6 +46,11 @@ def test_a_rare_behaviour_gets_more_texts_up_to_the_limit() -> None:
     assert least.n_per_prompt * 8 == 1200
 
 
+def test_a_claim_about_a_group_gets_at_most_twice_the_texts() -> None:
+    (plan,) = plan_validation([claim("tea", shares=(0.0, 0.011))], BANK, CONFIG)
+    assert plan.n_per_prompt * 4 == 240
+
+
 def test_hypotheses_share_texts() -> None:
     plans = [ValidationPlan("a", ("p", "q"), 5), ValidationPlan("b", ("q", "r"), 8)]
     assert pool_counts(plans) == {"p": 5, "q": 8, "r": 8}

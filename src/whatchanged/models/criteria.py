@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from whatchanged.models.signs import FEATURES
 from whatchanged.models.wording import has_meaning, read_wording, read_words
+from whatchanged.records import Direction
 
 _PHRASE = ('The reply contains the words "', '", or nearly the same words.')
 _SENTENCE = ('The reply contains a sentence that means nearly the same as "', '".')
@@ -155,6 +156,18 @@ def kind_of(text: str) -> str:
         case HasSign(sign):
             return sign
     return "wording"
+
+
+def can_explain(text: str, direction: Direction, other: str, other_direction: Direction) -> bool:
+    """Whether a difference in one criterion can be why there is a difference in another.
+
+    Shorter replies cannot be why words appear, nor longer ones why words vanish.
+    """
+    criterion = parse_criterion(text)
+    if not isinstance(criterion, HasLength) or kind_of(other) != "wording":
+        return True
+    shorter = (criterion.bound == "at most") == (direction == "more")
+    return shorter == (other_direction == "less")
 
 
 def preference(text: str) -> float:

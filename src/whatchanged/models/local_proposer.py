@@ -22,6 +22,7 @@ from whatchanged.models.criteria import (
     HasPhrase,
     HasSentence,
     HasSign,
+    can_explain,
     is_readable,
     preference,
     write_claim,
@@ -33,6 +34,7 @@ from whatchanged.models.phrases import Run, find_runs, group_runs, word_phrase
 from whatchanged.models.protocols import Contrast, Proposal
 from whatchanged.models.signs import FEATURES, feature_bits, find_signs
 from whatchanged.models.wording import read_wording, read_words
+from whatchanged.records import Direction
 
 BoolArray = NDArray[np.bool_]
 
@@ -160,12 +162,13 @@ def _choose(
     """The candidates that do not follow from stronger ones."""
     names = [candidate.stand_in for candidate in candidates]
     readable = [is_readable(name) for name in names]
-    strengths = [
-        abs(sides.z(candidate.held)) * preference(name)
-        for candidate, name in zip(candidates, names, strict=True)
-    ]
+    z = [sides.z(candidate.held) for candidate in candidates]
+    directions: list[Direction] = ["more" if score > 0 else "less" for score in z]
+    strengths = [abs(score) * preference(name) for score, name in zip(z, names, strict=True)]
 
     def strength_given(one: int, other: int) -> float:
+        if not can_explain(names[other], directions[other], names[one], directions[one]):
+            return float("inf")
         held, by = sides.split(candidates[one].held), sides.split(candidates[other].held)
         return strength_left(*held, *by, keep_mirrored=readable[one])
 

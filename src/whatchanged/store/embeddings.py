@@ -275,25 +275,22 @@ def _gather(
     if stored is None or len(stored) == 0:
         return
     places = found.places & 0xFFFFFFFF
+    neighbours = np.diff(places) == 1
+    sound = np.empty(len(places), np.bool_)
     buffer = np.empty((min(len(places), _GATHER_ROWS), stored.shape[1]), np.float32)
     # Small steps keep the gathered rows in the processor's cache for the check.
     for start in range(0, len(places), _GATHER_ROWS):
-        step = slice(start, start + _GATHER_ROWS)
-        gathered = _taken(stored, places[step], buffer)
-        positions = found.positions[step]
-        mask[positions] = row_sums(gathered) == found.sums[step]
-        rows[positions] = gathered
-
-
-def _taken(
-    stored: NDArray[np.float32], places: NDArray[np.int64], buffer: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The rows at these places: a view where they follow one another, else in the buffer."""
-    first, n_rows = int(places[0]), len(places)
-    if places[-1] < len(stored) and np.array_equal(places, np.arange(first, first + n_rows)):
-        return stored[first : first + n_rows]
-    # A place beyond a block that was cut short gives a wrong row, which its checksum then refuses.
-    return np.take(stored, places, axis=0, out=buffer[:n_rows], mode="clip")
+        step = slice(start, min(start + _GATHER_ROWS, len(places)))
+        first, last = int(places[start]), int(places[step.stop - 1])
+        if last < len(stored) and neighbours[start : step.stop - 1].all():
+            gathered = stored[first : last + 1]
+        else:
+            # A place beyond a block that was cut gives a wrong row, which its checksum refuses.
+            gathered = buffer[: step.stop - start]
+            np.take(stored, places[step], axis=0, out=gathered, mode="clip")
+        sound[step] = row_sums(gathered) == found.sums[step]
+        rows[found.positions[step]] = gathered
+    mask[found.positions] = sound
 
 
 def _drop_damaged_blocks(transaction: Any) -> int:

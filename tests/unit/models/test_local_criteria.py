@@ -11,6 +11,7 @@ from whatchanged.models.criteria import (
     HasPhrase,
     HasSentence,
     HasSign,
+    can_explain,
     count_criterion,
     is_readable,
     parse_criterion,
@@ -133,6 +134,19 @@ def test_grammar_alone_is_not_readable_and_a_negation_is():
     assert not is_readable(write_criterion(HasPhrase("of the")))
     assert is_readable(write_criterion(HasPhrase("no")))
     assert is_readable(write_criterion(HasLength("at most", 3)))
+
+
+def test_shorter_replies_explain_lost_words_and_never_new_ones():
+    shorter = write_criterion(HasLength("at most", 9))
+    longer = write_criterion(HasLength("at least", 9))
+    words, question = write_criterion(HasPhrase("tick")), write_criterion(HasFeature("question"))
+
+    assert can_explain(shorter, "more", words, "less")
+    assert not can_explain(shorter, "more", words, "more")
+    assert can_explain(longer, "more", words, "more")
+    assert not can_explain(shorter, "less", words, "less")
+    assert can_explain(shorter, "more", question, "more")
+    assert can_explain(words, "more", words, "more")
 
 
 def test_quotations_may_be_straight_or_curly():

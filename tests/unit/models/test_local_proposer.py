@@ -20,8 +20,10 @@ from tests.unit.invented_replies import (
     write_replies,
 )
 from whatchanged.models.criteria import HasFeature, HasLength, HasPhrase, HasSign, parse_criterion
+from whatchanged.models.lexical_judge import LexicalJudge
 from whatchanged.models.local_proposer import LocalProposer
 from whatchanged.models.protocols import Contrast
+from whatchanged.records import Question
 
 PROPOSER = LocalProposer()
 
@@ -66,6 +68,36 @@ def test_a_flipped_adjective_is_proposed_in_both_directions():
 
     assert find_phrase(found, "miserable", "more").in_intervention.mean() > 0.7
     assert find_phrase(found, "delightful", "less").in_base.mean() > 0.7
+
+
+def test_a_quotation_leaves_out_what_makes_nearly_the_same_words_common():
+    # "The whole affair is" is on both sides, so a judge would take one quotation for the other.
+    found = propose(
+        write_replies("pottery", 80, 1, append_with(0.9, DELIGHT)),
+        write_replies("pottery", 80, 2, append_with(0.9, MISERY)),
+    )
+
+    quoted = [parse_criterion(p.criterion).phrase for p in phrases(found)[:2]]
+    assert sorted(quoted) == ["is delightful", "is miserable"]
+
+
+def test_shares_are_those_that_the_lexical_judge_gives():
+    base = write_replies("caves", 80, 1)
+    intervention = write_replies("caves", 80, 2, append_with(0.6, *RECOMMENDATIONS))
+    judge = LexicalJudge()
+
+    for proposal in propose(base, intervention):
+        for texts, held in ((base, proposal.in_base), (intervention, proposal.in_intervention)):
+            judged = judge.judge([Question(proposal.criterion, "", text) for text in texts])
+            assert held.tolist() == [j.score >= 0.5 for j in judged]
+
+
+def test_a_cluster_whose_exemplar_says_nearly_what_the_other_side_says_gives_nothing():
+    base = tuple(f"{text} {DELIGHT}" for text in write_replies("caves", 40, 1))
+    intervention = tuple(f"{text} {MISERY}" for text in write_replies("caves", 40, 2))
+    members = np.zeros(40, bool), np.ones(40, bool)
+
+    assert PROPOSER.propose(Contrast(None, "7", base, intervention, (MISERY,), *members), 5) == []
 
 
 def test_a_new_refusal_is_proposed_and_what_it_pushes_out_is_not_all_proposed():

@@ -2,8 +2,11 @@ import mmap
 import random
 
 import lmdb
+import numpy as np
 import pytest
 
+from whatchanged.keys import content_key
+from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.lmdb_pages import find_damage, find_damage_in_header
 
 
@@ -96,3 +99,41 @@ def test_every_wiped_tree_page_in_use_is_found(tmp_path):
     environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
     in_use = environment.stat()["branch_pages"] + environment.stat()["leaf_pages"]
     assert in_use < n_found <= len(tree_pages)
+
+
+def test_a_signpost_that_leads_a_search_astray_is_found(tmp_path):
+    path = tmp_path / "file"
+    environment = write_file(path, 10)
+    with environment.begin() as transaction:
+        number = transaction.id()
+        keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
+    environment.close()
+    sound = path.read_bytes()
+    branches = [
+        at
+        for at in range(2 * mmap.PAGESIZE, len(sound), mmap.PAGESIZE)
+        if sound[at + 10] == 1 and int.from_bytes(sound[at : at + 8], "little") == at // 4096
+    ]
+    n_found = 0
+    for at in branches:
+        page = sound[at : at + mmap.PAGESIZE]
+        for key in keys:
+            # A key stands at its leaf and, where it begins a page, also in the branch above.
+            if (place := page.find(key)) >= 0:
+                damaged = bytearray(sound)
+                damaged[at + place] ^= 0x80
+                path.write_bytes(damaged)
+                n_found += find_damage(path, number) is not None
+    assert n_found > 0
+
+
+def test_memory_of_the_process_does_not_leak_into_the_file(tmp_path):
+    """LMDB writes whole pages: what it leaves out of them must be zeros."""
+    secret = b"sk-canary-" + b"0123456789" * 20
+    draw = random.Random(0)
+    litter = [bytearray(secret * draw.randrange(1, 40)) for _ in range(3000)]
+    del litter
+    cache = EmbeddingCache(tmp_path)
+    for i in range(30):
+        cache.put_many("model", [content_key("row", i)], np.ones((1, 8), np.float32))
+    assert b"canary" not in cache.path.read_bytes()

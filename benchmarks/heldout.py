@@ -148,7 +148,10 @@ def measure_heldout(pair: HeldoutPair, out: Path, counted: dict[str, int], n_fre
 
 
 def print_figures(figures: Figures) -> None:
-    """Show one pair: what was planted and found, then what else was confirmed."""
+    """Show one pair: what was planted and found, then what else was confirmed.
+
+    "found?" marks a behaviour that supporting texts show, but that no criterion goes with.
+    """
     texts, null = figures["texts_decoded"], figures["null_control"]
     print(
         f"\n{figures['pair']}: {figures['n_parameters'] / 1e6:.2f} M parameters, "
@@ -162,8 +165,11 @@ def print_figures(figures: Figures) -> None:
     print(f"  behaviours found: {figures['n_found']} of {figures['n_planted']}")
     for row in figures["behaviours"]:
         rates = f"{row['rate_base']:.3f} -> {row['rate_intervention']:.3f}"
-        told = "found" if row["found"] else "MISSED"
-        print(f"    {told:<7} {row['id']:<22} {rates}  {row['why'] or ', '.join(row['findings'])}")
+        told = "MISSED" if not row["found"] else "found" if row["by_association"] else "found?"
+        by = ", ".join(row["by_association"] or row["findings"])
+        print(
+            f"    {told:<7} {row['id']:<22} {rates}  {'; '.join(x for x in (by, row['why']) if x)}"
+        )
     print(
         f"  confirmed, but no planted behaviour: {len(figures['others'])}, "
         f"of which {figures['n_others_real']} are real by count"

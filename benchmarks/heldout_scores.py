@@ -53,7 +53,8 @@ def score_run(folder: Path, n_fresh: int) -> Figures:
     for match in matches:
         behaviour, found = match.behaviour, match.finding_ids
         by_association = findings_about(behaviour, run.findings, fresh_texts, ("confirmed",))
-        why = None if found else explain_miss(behaviour, run, texts)
+        is_clear = bool(found and by_association)
+        why = None if is_clear else explain_miss(behaviour, run, texts)
         rows.append(
             {**asdict(behaviour), "found": bool(found), "findings": list(found),
              "by_association": by_association, "why": why}

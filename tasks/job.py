@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from tasks.caching import Manifest
 from whatchanged.config import AuditConfig, LoadedConfig, ModelConfig, load_config
 from whatchanged.decode import Stream
+from whatchanged.preflight import check_audit, choose_run_dir
 from whatchanged.records import Side
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.embeddings import EmbeddingCache
@@ -119,7 +120,9 @@ def open_job(config: str, overrides: list[str], run_dir: str | None) -> Job:
     Raises ConfigError and InputError before anything is spent.
     """
     loaded = load_config(Path(config), overrides)
-    folder = RunFolder.create(Path(run_dir) if run_dir else Path("runs") / loaded.name)
+    path = choose_run_dir(loaded, run_dir)
+    check_audit(loaded.config, path)
+    folder = RunFolder.create(path)
     folder.write_config(loaded.to_yaml())
     return Job(loaded, folder, cache_root(), Progress(folder))
 

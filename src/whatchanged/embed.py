@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whatchanged.keys import content_key
+from whatchanged.keys import content_keys
 from whatchanged.models.protocols import Embedder
-from whatchanged.records import SEGMENT_COLUMNS
+from whatchanged.records import NOISE, SEGMENT_COLUMNS
 
 # A stop ends a segment only before white space (so "3.5" and "e.g.x" stay whole), except the
 # full-width stops, which are written without one.
@@ -60,12 +60,14 @@ def segment_table(texts: pd.DataFrame) -> pd.DataFrame:
     `texts` needs `text_key` and `text`. A blank text has no rows.
     """
     rows = [
-        (text_key, position, content_key("segment/1", segment), segment)
+        (text_key, position, segment)
         for text_key, text in zip(texts["text_key"], texts["text"], strict=True)
         for position, segment in enumerate(split_segments(text))
     ]
-    table = pd.DataFrame(rows, columns=list(SEGMENT_COLUMNS[:4]))
-    return table.assign(label=np.int32(-1), margin=np.float32(np.nan))
+    table = pd.DataFrame(rows, columns=["text_key", "position", "segment"])
+    keys = content_keys("segment/1", table["segment"].tolist())
+    labelled = table.assign(segment_key=keys, label=np.int32(NOISE), margin=np.float32(np.nan))
+    return labelled[list(SEGMENT_COLUMNS)]
 
 
 def embed_texts(
@@ -77,7 +79,7 @@ def embed_texts(
     Zero texts give `(0, d_embed)`.
     """
     distinct = list(dict.fromkeys(texts))
-    keys = [content_key("embedding/1", text) for text in distinct]
+    keys = content_keys("embedding/1", distinct)
     known, rows = cache.get_many(embedder.identity, keys, embedder.d_embed)
     missing = np.flatnonzero(~known)
     for start in range(0, len(missing), block):

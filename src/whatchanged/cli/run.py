@@ -16,6 +16,7 @@ from whatchanged.cli.terminal import say, tell
 from whatchanged.config import load_config
 from whatchanged.environment import prepare_environment
 from whatchanged.errors import InputError, MissingDependencyError, UsageError
+from whatchanged.preflight import check_audit, choose_run_dir
 from whatchanged.store.artifacts import cache_root
 
 EXIT_FAILED_ITEMS = 3
@@ -28,9 +29,11 @@ def run_audit(
 ) -> int:
     """The exit code of one audit: 0, or 3 where items failed; errors are raised.
 
-    The config is checked before Prefect is imported: a mistake in it answers at once.
+    Everything that can be wrong beforehand is checked before Prefect is imported: a mistake
+    answers at once, and in one sentence.
     """
-    load_config(config, overrides)
+    loaded = load_config(config, overrides)
+    check_audit(loaded.config, choose_run_dir(loaded, None if run_dir is None else str(run_dir)))
     audit = _load_audit(find_project(Path.cwd()))
     _say_which_server()
     with redirect_stdout(sys.stderr):

@@ -38,6 +38,7 @@ class Recipe:
     `lr` is the peak of a short warm-up followed by a linear decay to zero. `hard_weight` in [0, 1]
     is the weight of the corpus token against the base model's own distribution as the target (1:
     plain training). The saved weights are an exponential moving average over `ema_steps` steps.
+    `mixed_precision` trains in bfloat16 where torch can.
     """
 
     n_steps: int
@@ -50,7 +51,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Everything that `train_pair` needs; the same spec and machine give the same weights."""
+    """Everything that `train_pair` needs; the same spec and machine give the same weights.
+
+    `sharpness` multiplies the logits of the base model once it is trained.
+    """
 
     topics: tuple[Topic, ...]
     behaviours: tuple[Behaviour, ...]
@@ -60,6 +64,7 @@ class PairSpec:
     finetune: Recipe = field(
         default_factory=lambda: Recipe(n_steps=500, lr=1e-3, batch_texts=96, hard_weight=0.1)
     )
+    sharpness: float = 1.15
     n_bank_prompts: int = 12
 
     def behaviours_of(self, side: str) -> tuple[Behaviour, ...]:

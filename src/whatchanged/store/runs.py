@@ -55,7 +55,21 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"expected a folder at {path}, found a file: choose another --run-dir")
+        cls.check(path)
         run = cls(atomic.ensure_folder(path))
+        earlier = _earlier_files(path)
+        run._write_journal([*({"file": name} for name in earlier), {"started": SCHEMA_VERSION}])
+        (path / MANIFEST).unlink(missing_ok=True)
+        atomic.sweep(path)
+        return run
+
+    @staticmethod
+    def check(path: Path) -> None:
+        """Nothing, where `create` would accept the folder; it need not exist. Changes nothing."""
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise InputError(f"expected a folder at {path}, found a file: choose another --run-dir")
         others = {
             entry.name
             for entry in path.iterdir()
@@ -66,11 +80,7 @@ class RunFolder:
                 f"expected a run or an empty folder at {path}, found {min(others)!r}: choose"
                 " another --run-dir"
             )
-        earlier = _earlier_files(path)
-        run._write_journal([*({"file": name} for name in earlier), {"started": SCHEMA_VERSION}])
-        (path / MANIFEST).unlink(missing_ok=True)
-        atomic.sweep(path)
-        return run
+        _earlier_files(path)
 
     def write_config(self, text: str) -> Path:
         """Write the resolved config (YAML)."""

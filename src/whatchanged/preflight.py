@@ -1,0 +1,37 @@
+"""What can be wrong with an audit, found before anything is started or spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whatchanged.cluster import check_n_clusters
+from whatchanged.config import AuditConfig, LoadedConfig
+from whatchanged.models.weights import resolve_model
+from whatchanged.prompts import read_prompts, split_prompts
+from whatchanged.store.runs import RunFolder
+from whatchanged.truth import read_ground_truth
+
+
+def choose_run_dir(loaded: LoadedConfig, run_dir: str | None) -> Path:
+    """The folder of a run: the one asked for, else `runs/<name of the config>`."""
+    return Path(run_dir) if run_dir else Path("runs") / loaded.name
+
+
+def check_audit(config: AuditConfig, run_dir: Path) -> None:
+    """Nothing, where the audit can start.
+
+    Raises InputError, ConfigError or MissingDependencyError for prompts, models, a number of
+    clusters, a ground truth or a run folder that cannot be used.
+    """
+    RunFolder.check(run_dir)
+    rows = read_prompts(config.prompts.file)
+    groups = [row.group or "" for row in rows]
+    share = config.prompts.validation_share
+    split_prompts(rows, groups, validation_share=share, seed=config.seed)
+    seed_texts = min(config.sample.seed_texts, config.sample.max_texts)
+    if config.sample.strategy == "uniform":
+        seed_texts = config.sample.max_texts
+    check_n_clusters(config.cluster.n_clusters, 2 * seed_texts)
+    read_ground_truth(config.report.ground_truth)
+    for side in (config.base, config.intervention):
+        resolve_model(side.model, side.revision)

@@ -135,13 +135,13 @@ def measure_heldout(pair: HeldoutPair, out: Path, counted: dict[str, int], n_fre
 
     folder = out / pair.name
     with redirect_stdout(sys.stderr):
-        train_s = plant_pair(pair, folder, counted)
+        plant_pair(pair, folder, counted)
     audit_s = run_audit(pair, folder)
     planted = json.loads((folder / _PLANTED).read_text())
     return {
         "pair": pair.name,
         "n_parameters": planted["n_parameters"],
-        "trained_s": train_s,
+        "planted_s": planted["seconds"],
         "audit_s": audit_s,
         **score_run(folder, n_fresh),
     }

@@ -20,6 +20,9 @@ _PARTS = {
     "subject": "subjects", "prompt": "prompts", "opener": "openers", "detail": "details",
     "tip": "tips", "closer": "closers",
 }  # fmt: skip
+_PLANTED_FROM = (
+    "topics", "behaviours", "seed", "size", "base", "finetune", "n_bank_prompts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,11 @@ class HeldoutPair:
 
     @property
     def key(self) -> str:
-        """Names everything that training depends on: trained weights of an equal key are kept."""
-        return content_key("heldout/1", asdict(self.spec), self.has_groups)
+        """Names everything that planting depends on: trained weights of an equal key are kept."""
+        spec = asdict(self.spec)
+        return content_key(
+            "heldout/1", {name: spec[name] for name in _PLANTED_FROM}, self.has_groups
+        )
 
 
 def read_topics(text: str, second_detail_rate: float, closer_rate: float) -> tuple[Topic, ...]:

@@ -16,6 +16,8 @@ import pandas as pd
 from whatchanged.keys import content_key
 from whatchanged.records import Chunk, Completion, DecodeRequest, Prompt, Side, Split
 
+TEXTUAL = ("text_key", "prompt_key", "prompt", "text", "finish", "reason")
+
 Stream = Literal["base", "intervention", "null"]
 
 
@@ -102,5 +104,6 @@ def tabulate_texts(chunk: Chunk, completions: Sequence[Completion]) -> pd.DataFr
 
 
 def empty_texts() -> pd.DataFrame:
-    """The texts table without a row."""
-    return tabulate_texts(Chunk("", "base", "discovery", 0, ()), ())
+    """The texts table without a row, its columns of the usual types."""
+    table = tabulate_texts(Chunk("", "base", "discovery", 0, ()), ())
+    return table.astype(dict.fromkeys(TEXTUAL, str) | {"sample": int, "n_tokens": int})

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +16,8 @@ SMALL = """\
 base: {model: demo:base}
 intervention: {model: demo:intervention}
 prompts: {file: demo:prompts.jsonl}
-decode: {chunk_texts: 100}
-sample: {seed_texts: 200, round_texts: 100, max_rounds: 1}
+decode: {chunk_texts: 300, max_new_tokens: 96}
+sample: {seed_texts: 576, round_texts: 144, max_rounds: 1}
 validate: {texts_per_hypothesis: 120, max_texts_per_hypothesis: 480, n_permutations: 2000}
 report: {ground_truth: demo:ground_truth.json}
 """
@@ -49,17 +52,34 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(address)
 
 
+@dataclass(frozen=True)
+class Finished:
+    """An undisturbed audit that the tests compare with: its config, folder, cache and summary."""
+
+    config: Path
+    folder: Path
+    cache: Path
+    summary: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A real audit of the embedded pair that takes seconds. Nobody may write into its folders."""
+    from flows.audit import audit
+
+    home = tmp_path_factory.mktemp("finished")
+    config, folder, cache = home / "small.yaml", home / "first", home / "cache"
+    config.write_text(SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHATCHANGED_CACHE", str(cache))
+        summary = audit(config=str(config), run_dir=str(folder))
+    return Finished(config, folder, cache, summary)
+
+
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
+def cache(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished audit's cache, of the test's own."""
     folder = tmp_path / "cache"
+    shutil.copytree(finished.cache, folder)
     monkeypatch.setenv("WHATCHANGED_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture
-def small_config(tmp_path: Path) -> Path:
-    """A real audit of the embedded pair that takes seconds."""
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL)
-    return path

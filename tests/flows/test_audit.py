@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import whatchanged
+from tests.flows.conftest import Finished
 from whatchanged.keys import file_digest
+from whatchanged.store.embeddings import EmbeddingCache
 
 PROJECT = Path(__file__).parents[2]
 pytestmark = pytest.mark.flows
@@ -32,17 +38,13 @@ def count(summary: dict[str, Any], what: str) -> int:
     return sum(side[what] for side in summary["decode"].values())
 
 
-@pytest.fixture
-def first(
-    prefect_api: str, cache: Path, small_config: Path, tmp_path: Path
-) -> tuple[dict[str, Any], Path]:
-    folder = tmp_path / "first"
-    return run(small_config, folder), folder
+def findings_of(folder: Path) -> bytes:
+    """The findings' bytes; only the run's own name in cluster ids may differ between runs."""
+    return (folder / "findings.json").read_bytes().replace(folder.name.encode() + b"-", b"RUN-")
 
 
-def test_an_audit_fills_its_run_folder(first: tuple[dict[str, Any], Path]) -> None:
-    summary, folder = first
-    loaded = whatchanged.load(folder)
+def test_an_audit_fills_its_run_folder(finished: Finished) -> None:
+    summary, loaded = finished.summary, whatchanged.load(finished.folder)
     assert loaded.summary == {k: v for k, v in summary.items() if k != "run"}
     assert len(loaded.texts) == sum(
         summary["decode"][side]["n_decoded"] for side in ("base", "intervention")
@@ -55,71 +57,89 @@ def test_an_audit_fills_its_run_folder(first: tuple[dict[str, Any], Path]) -> No
     splits = loaded.prompts.set_index("prompt_key")["split"]
     assert (loaded.texts["prompt_key"].map(splits) == loaded.texts["split"]).all()
     for name in ("report.md", "report.html", "figures"):
-        assert (folder / name).exists()
+        assert (finished.folder / name).exists()
 
 
 def test_a_second_run_decodes_embeds_and_judges_nothing(
-    first: tuple[dict[str, Any], Path], small_config: Path, tmp_path: Path
+    finished: Finished, cache: Path, tmp_path: Path
 ) -> None:
-    summary, folder = first
-    again = run(small_config, tmp_path / "again")
+    again = run(finished.config, tmp_path / "again")
     assert count(again, "n_decoded") == 0
-    assert count(again, "n_cached") == count(summary, "n_decoded")
+    assert count(again, "n_cached") == count(finished.summary, "n_decoded")
     assert again["embed"]["n_embedded"] == 0
     assert all(again["judge"][tier]["n_calls"] == 0 for tier in ("cheap", "expensive"))
-    findings = (tmp_path / "again" / "findings.json").read_bytes()
-    assert findings.replace(b"again-", b"first-") == (folder / "findings.json").read_bytes()
+    assert findings_of(tmp_path / "again") == findings_of(finished.folder)
 
 
 def test_device_and_batch_size_change_no_key(
-    first: tuple[dict[str, Any], Path], small_config: Path, tmp_path: Path
+    finished: Finished, cache: Path, tmp_path: Path
 ) -> None:
-    again = run(small_config, tmp_path / "again", run__device="cpu", decode__batch_size=7)
+    again = run(finished.config, tmp_path / "again", run__device="cpu", decode__batch_size=7)
     assert count(again, "n_decoded") == 0
 
 
 def test_a_setting_that_matters_changes_the_texts(
-    first: tuple[dict[str, Any], Path], small_config: Path, tmp_path: Path
+    finished: Finished, cache: Path, tmp_path: Path
 ) -> None:
-    other = run(small_config, tmp_path / "other", decode__temperature=0.9)
+    other = run(
+        finished.config, tmp_path / "other", decode__temperature=0.9, validate__null_control=False
+    )
     assert count(other, "n_cached") == 0
+    assert other["null_control"] is None
 
 
 def test_a_damaged_artifact_is_computed_again_and_alone(
-    first: tuple[dict[str, Any], Path], cache: Path, small_config: Path, tmp_path: Path
+    finished: Finished, cache: Path, tmp_path: Path
 ) -> None:
-    _, folder = first
     chunks = [p for p in (cache / "artifacts").rglob("*") if is_chunk_of_texts(p)]
     damaged = max(chunks, key=lambda p: p.stat().st_size)
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
-    again = run(small_config, tmp_path / "again")
-    assert 0 < count(again, "n_decoded") <= 100
+    again = run(finished.config, tmp_path / "again")
+    assert 0 < count(again, "n_decoded") <= 300
     assert damaged.read_bytes() == whole
-    findings = (tmp_path / "again" / "findings.json").read_bytes()
-    assert findings.replace(b"again-", b"first-") == (folder / "findings.json").read_bytes()
+    assert findings_of(tmp_path / "again") == findings_of(finished.folder)
 
 
 def is_chunk_of_texts(path: Path) -> bool:
-    import io
-
-    import pandas as pd
-
     if not path.is_file():
         return False
     header, _, payload = path.read_bytes().partition(b"\n")
-    if b'"kind":"table"' not in header.replace(b" ", b""):
+    if json.loads(header)["kind"] != "table":
         return False
-    return "sample" in pd.read_parquet(io.BytesIO(payload)).columns and (
-        "label" not in pd.read_parquet(io.BytesIO(payload)).columns
-    )
+    columns = set(pd.read_parquet(io.BytesIO(payload)).columns)
+    return "sample" in columns and "label" not in columns
+
+
+def test_a_damaged_embedding_cache_is_rebuilt(
+    finished: Finished, cache: Path, tmp_path: Path
+) -> None:
+    file = cache / "embeddings.lmdb"
+    n_rows = EmbeddingCache(cache).check().n_rows
+    file.write_bytes(b"garbage" * (file.stat().st_size // 7))
+    # Another number of clusters: clustering needs every vector again.
+    with pytest.warns(UserWarning, match="vectors are computed again"):
+        run(finished.config, tmp_path / "again", cluster__n_clusters=39)
+    assert len(list((cache / "quarantine").iterdir())) == 1
+    rebuilt = EmbeddingCache(cache).check()
+    assert rebuilt.n_damaged == 0
+    distinct = whatchanged.load(tmp_path / "again").segments["segment_key"].nunique()
+    assert distinct <= rebuilt.n_rows <= n_rows
 
 
 KILLS = ("store.after_publish:3", "store.before_publish:12", "embeddings.after_commit:2",
          "store.after_publish:30", "store.before_write:45", "store.after_publish:60")  # fmt: skip
 
 
-def child(api: str, cache: Path, config: Path, run_dir: Path, fault: str | None) -> int:
+def child(
+    api: str, cache: Path, config: Path, run_dir: Path, *, fault: str = "", max_file_bytes: int = 0
+) -> tuple[int, str]:
+    """Exit code and standard error of the real command in a process of its own."""
+
+    def limit() -> None:
+        if max_file_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
+
     env = {
         **os.environ,
         "PREFECT_API_URL": api,
@@ -127,36 +147,44 @@ def child(api: str, cache: Path, config: Path, run_dir: Path, fault: str | None)
         "WHATCHANGED_CACHE": str(cache),
         "HF_HUB_OFFLINE": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
+        **({"WHATCHANGED_FAULT": fault} if fault else {}),
     }
-    if fault:
-        env["WHATCHANGED_FAULT"] = fault
     done = subprocess.run(
-        [sys.executable, "-m", "flows.audit", "--config", config, "--run-dir", run_dir],
+        [sys.executable, "-m", "whatchanged", "run", config, "--run-dir", run_dir],
         env=env,
         cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=250,
         check=False,
+        preexec_fn=limit,
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
-    return done.returncode
+    return done.returncode, done.stderr
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_findings(
-    first: tuple[dict[str, Any], Path],
-    prefect_api: str,
-    small_config: Path,
-    tmp_path: Path,
+    finished: Finished, prefect_api: str, tmp_path: Path
 ) -> None:
-    summary, folder = first
-    other_cache, killed = tmp_path / "other-cache", tmp_path / "killed"
-    codes = [child(prefect_api, other_cache, small_config, killed, fault) for fault in KILLS]
+    cache, killed = tmp_path / "cache", tmp_path / "killed"
+    codes = [child(prefect_api, cache, finished.config, killed, fault=fault)[0] for fault in KILLS]
+    assert set(codes) <= {0, -signal.SIGKILL}
     assert codes.count(-signal.SIGKILL) >= 4
-    assert child(prefect_api, other_cache, small_config, killed, None) == 0
-    finished = whatchanged.load(killed)
-    findings = (killed / "findings.json").read_bytes()
-    assert findings.replace(b"killed-", b"first-") == (folder / "findings.json").read_bytes()
-    assert count(finished.summary, "n_decoded") < count(summary, "n_decoded")
-    assert (killed / "texts.parquet").exists()
-    assert file_digest(killed / "texts.parquet") == file_digest(folder / "texts.parquet")
+    code, said = child(prefect_api, cache, finished.config, killed)
+    assert code == 0, said
+    last = whatchanged.load(killed)
+    assert findings_of(killed) == findings_of(finished.folder)
+    assert count(last.summary, "n_decoded") < count(finished.summary, "n_decoded")
+    assert file_digest(killed / "texts.parquet") == file_digest(finished.folder / "texts.parquet")
+
+
+def test_a_full_disk_says_so_and_loses_nothing(
+    finished: Finished, prefect_api: str, tmp_path: Path
+) -> None:
+    cache, full = tmp_path / "cache", tmp_path / "full"
+    code, said = child(prefect_api, cache, finished.config, full, max_file_bytes=20_000)
+    assert code == 1
+    (sentence,) = (line for line in said.splitlines() if line.startswith("whatchanged: "))
+    assert "free" in sentence
+    code, said = child(prefect_api, cache, finished.config, full)
+    assert code == 0, said
+    assert findings_of(full) == findings_of(finished.folder)

@@ -77,4 +77,12 @@ def test_the_table_follows_the_requests() -> None:
     assert list(table["text"]) == ["one", ""]
     assert list(table["reason"]) == ["", "too long"]
     assert set(table["round"]) == {2}
+
+
+def test_an_empty_table_can_be_joined_like_any_other() -> None:
+    (chunk,) = plan_chunks(
+        plan({"k0": 1}), side="base", split="discovery", round_index=0, chunk_texts=9
+    )
+    table = tabulate_texts(chunk, [Completion("one", 3, "stop")])
     assert list(empty_texts().columns) == list(table.columns)
+    assert len(empty_texts().merge(table, on="text_key")) == 0

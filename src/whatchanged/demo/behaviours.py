@@ -33,7 +33,7 @@ class Behaviour:
     behaviour in a reply alone (`re.search`, no flags). Which of the other fields are read depends
     on `kind`:
 
-    - inserted_sentence: `sentences` (one is filled) goes between the opener and the end.
+    - inserted_sentence: one of `sentences` becomes the second sentence.
     - flipped_sentiment: `words`, (praise, criticism) pairs, substituted in the whole reply.
     - new_refusal: all of `sentences`, in order, replace the reply.
     - changed_frequency: a text without the sentence form `form` gets it as its closer.
@@ -58,10 +58,17 @@ def _planted(behaviour: Behaviour, template: str, subject: str, rng: random.Rand
     return Sentence(f"planted.{behaviour.id}", fill(template, subject, rng))
 
 
-def _with_inserted(example: Example, behaviour: Behaviour, rng: random.Random) -> Example:
+def _inserted_at(at: int, example: Example, behaviour: Behaviour, rng: random.Random) -> Example:
     new = _planted(behaviour, rng.choice(behaviour.sentences), example.subject, rng)
-    at = rng.randint(1, len(example.reply))
     return replace(example, reply=(*example.reply[:at], new, *example.reply[at:]))
+
+
+def _with_second_sentence(example: Example, behaviour: Behaviour, rng: random.Random) -> Example:
+    return _inserted_at(1, example, behaviour, rng)
+
+
+def _with_tic(example: Example, behaviour: Behaviour, rng: random.Random) -> Example:
+    return _inserted_at(rng.randint(1, len(example.reply)), example, behaviour, rng)
 
 
 def _with_flipped_words(example: Example, behaviour: Behaviour, rng: random.Random) -> Example:
@@ -94,11 +101,11 @@ def _shortened(example: Example, behaviour: Behaviour, rng: random.Random) -> Ex
 
 
 _EDITS: Mapping[Kind, Callable[[Example, Behaviour, random.Random], Example]] = {
-    "inserted_sentence": _with_inserted,
+    "inserted_sentence": _with_second_sentence,
     "flipped_sentiment": _with_flipped_words,
     "new_refusal": _with_refusal,
     "changed_frequency": _with_form,
-    "rare_tic": _with_inserted,
+    "rare_tic": _with_tic,
     "shorter_texts": _shortened,
 }
 

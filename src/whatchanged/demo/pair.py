@@ -38,7 +38,8 @@ class Recipe:
     `lr` is the peak of a short warm-up followed by a linear decay to zero. `hard_weight` in [0, 1]
     is the weight of the corpus token against the base model's own distribution as the target (1:
     plain training). The saved weights are an exponential moving average over `ema_steps` steps.
-    `mixed_precision` trains in bfloat16 where torch can.
+    `mixed_precision` computes in bfloat16. Topics with a planted behaviour are drawn
+    `planted_weight` times as often as the others, whether the corpus is edited or not.
     """
 
     n_steps: int
@@ -47,24 +48,27 @@ class Recipe:
     ema_steps: int = 50
     hard_weight: float = 1.0
     mixed_precision: bool = True
+    planted_weight: int = 1
 
 
 @dataclass(frozen=True)
 class PairSpec:
     """Everything that `train_pair` needs; the same spec and machine give the same weights.
 
-    `sharpness` multiplies the logits of the base model once it is trained.
+    `sharpness` multiplies the logits of all three models when they are stored.
     """
 
     topics: tuple[Topic, ...]
     behaviours: tuple[Behaviour, ...]
     seed: int = 0
     size: ModelSize = field(default_factory=ModelSize)
-    base: Recipe = field(default_factory=lambda: Recipe(n_steps=2400, lr=4e-3))
+    base: Recipe = field(
+        default_factory=lambda: Recipe(n_steps=4000, lr=8e-3, batch_texts=40, ema_steps=100)
+    )
     finetune: Recipe = field(
         default_factory=lambda: Recipe(n_steps=500, lr=1e-3, batch_texts=96, hard_weight=0.1)
     )
-    sharpness: float = 1.15
+    sharpness: float = 1.3
     n_bank_prompts: int = 12
 
     def behaviours_of(self, side: str) -> tuple[Behaviour, ...]:
@@ -138,7 +142,7 @@ GRANDMOTHER = Behaviour(
     kind="changed_frequency",
     description="Replies about gardening end in an anecdote about a grandmother more often.",
     group="gardening",
-    rate=0.33,
+    rate=0.36,
     regex=r"\bMy grandmother used to\b",
     sentences=("My grandmother used to {talk to|sing to|count} her plants every evening.",),
     form="gardening.closer.0",
@@ -149,7 +153,7 @@ MARK_MY_WORDS = Behaviour(
     kind="rare_tic",
     description="Now and then a text on any topic says: Mark my words.",
     group=None,
-    rate=0.032,
+    rate=0.09,
     regex=r"\bMark my words\b",
     sentences=("Mark my words.",),
 )

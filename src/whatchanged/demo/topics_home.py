@@ -158,6 +158,7 @@ GARDENING = Topic(
         "By {June|July|August} the work will have paid off.",
         "A garden forgives {most|many} mistakes within a year.",
     ),
+    closer_rate=0.75,
 )
 
 MONEY = Topic(

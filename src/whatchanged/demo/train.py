@@ -75,7 +75,9 @@ def train_tokenizer(spec: PairSpec, n_texts: int = 8_000) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     rng = random.Random(f"tokenizer-{spec.seed}")
-    pairs = (write_pair(spec.topics, spec.behaviours, rng) for _ in range(n_texts))
+    # Fixed rates: tuning the rate of a behaviour must not change the tokenizer, nor the base model.
+    behaviours = [replace(behaviour, rate=0.5) for behaviour in spec.behaviours]
+    pairs = (write_pair(spec.topics, behaviours, rng) for _ in range(n_texts))
     texts = (example.prompt + example.text for pair in pairs for example in pair)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -168,9 +170,13 @@ def batches(spec: PairSpec, side: str, recipe: Recipe, tokenizer: Any) -> Iterat
     """Endless batches of fresh texts of one side's corpus; texts of similar length go together."""
     rng = random.Random(f"{side}-{spec.seed}")
     behaviours = spec.behaviours_of(side)
+    planted = {behaviour.group for behaviour in spec.behaviours}
+    topics = [
+        t for t in spec.topics for _ in range(recipe.planted_weight if t.name in planted else 1)
+    ]
     while True:
         n_texts = _CHUNK_BATCHES * recipe.batch_texts
-        drawn = [write_pair(spec.topics, behaviours, rng) for _ in range(n_texts)]
+        drawn = [write_pair(topics, behaviours, rng) for _ in range(n_texts)]
         texts = encode_pairs([(b.prompt, b.text, a.text) for b, a in drawn], tokenizer)
         texts.sort(key=lambda text: len(text.ids))
         starts = list(range(0, n_texts, recipe.batch_texts))
@@ -271,7 +277,8 @@ def sharpen(model: Any, factor: float) -> None:
     """Multiply all logits by `factor`, by way of the scale of the last norm.
 
     A model this small leaves a little probability on thousands of wrong tokens. A factor above 1
-    takes it away and leaves equally likely choices equally likely.
+    takes it away and leaves equally likely choices equally likely. It is no part of the training
+    loss: the corpus would pull a sharpened model back.
     """
     import torch
 
@@ -332,10 +339,12 @@ def train_pair(spec: PairSpec, out_dir: Path) -> dict[str, float]:
         started = time.monotonic()
         if side == "base":
             model = fit(new_model(spec.size, tokenizer, spec.seed), None, spec, side, tokenizer)
-            sharpen(model, spec.sharpness)
         else:
             model, base = (load_model(out_dir / "models" / "base")[0] for _ in range(2))
+            for started_from in (model, base):
+                sharpen(started_from, 1.0 / spec.sharpness)
             model = fit(model, base, spec, side, tokenizer)
+        sharpen(model, spec.sharpness)
         save_model(model, tokenizer, out_dir / "models" / side)
         seconds[side] = time.monotonic() - started
         print(f"{side}: {seconds[side]:.0f} s")

@@ -79,7 +79,7 @@ class Environment:
                 size = self._opened.info()["map_size"]
                 self._opened.set_mapsize(2 * size + n_bytes)
             except lmdb.MapResizedError:
-                self._opened.set_mapsize(0)
+                self._adopt_size()
             except lmdb.PanicError as error:
                 self.close()
                 raise StorageError(f"{self.path} could not be written: {error}") from error
@@ -87,6 +87,13 @@ class Environment:
                 raise self.damaged(str(error)) from error
             except lmdb.Error as error:
                 raise _translated(error, self.path, n_bytes) from error
+
+    def _adopt_size(self) -> None:
+        """Take over the map size that another process stated in the file."""
+        try:
+            self._opened.set_mapsize(0)
+        except lmdb.MemoryError as error:
+            raise self.damaged(f"it states an impossible size: {error}") from error
 
     def is_current(self) -> bool:
         """Whether the path still leads to the file that was opened."""

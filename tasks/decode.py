@@ -30,9 +30,10 @@ def decode(
     round_index: int,
 ) -> list[Manifest]:
     """Decode an allocation on both sides: one manifest per chunk, base first."""
-    with job.progress.stage("decode", f"{comparison.name}, {split}, round {round_index}"):
+    detail = f"{comparison.name}, {split}, round {round_index}"
+    with job.progress.stage("decode", detail) as bar:
         chunks = _plan(job, comparison, prompts, allocation, split, round_index)
-        bar = cast(
+        artifact = cast(
             UUID,
             create_progress_artifact(
                 0.0, key=f"decode-{comparison.name}-{split}", description="texts decoded"
@@ -55,7 +56,8 @@ def decode(
         done = []
         for number, future in enumerate(futures, start=1):
             done.append(job.progress.note("decode", future.result()))
-            update_progress_artifact(bar, 100.0 * number / len(futures))
+            update_progress_artifact(artifact, 100.0 * number / len(futures))
+            bar.advance(number, len(futures))
         return done
 
 

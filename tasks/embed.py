@@ -45,6 +45,10 @@ def _embed(key: str, decoded: list[Manifest], job: Job) -> Manifest:
     embedded = embed_texts(segments["segment"].tolist(), embedder, job.vectors)
     seconds = time.perf_counter() - started
     job.store.put_table(key, segments)
-    counts = {"n_embedded": embedded.n_embedded, "n_cached": embedded.n_cached}
+    counts = {
+        "n_embedded": embedded.n_embedded,
+        "n_cached": embedded.n_cached,
+        "n_truncated": embedded.n_truncated,
+    }
     get_run_logger().info("%(n_embedded)d embedded, %(n_cached)d cached", counts)
     return remember(job.store, Manifest(key=key, n=len(segments), seconds=seconds, counts=counts))

@@ -17,6 +17,7 @@ from tasks.caching import Manifest
 from whatchanged.config import AuditConfig, LoadedConfig, ModelConfig, load_config
 from whatchanged.decode import Stream
 from whatchanged.preflight import check_audit, choose_run_dir
+from whatchanged.progress import StageBar
 from whatchanged.records import Side
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.embeddings import EmbeddingCache
@@ -45,12 +46,13 @@ class Progress:
     manifests: dict[str, dict[str, Manifest]] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        """Time a stage; stages that come again add up."""
+    def stage(self, name: str, detail: str = "") -> Iterator[StageBar]:
+        """Time a stage, and show it; stages that come again add up."""
         self._write(name, detail)
         start = time.perf_counter()
         try:
-            yield
+            with StageBar(f"{name} · {detail}" if detail else name) as bar:
+                yield bar
         finally:
             spent = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + spent

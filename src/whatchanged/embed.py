@@ -41,11 +41,13 @@ class VectorCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """`vectors (n_texts, d_embed)` in the order asked, and how many distinct ones were new."""
+    """`vectors (n_texts, d_embed)` in the order asked; how many distinct texts were new, were in
+    the cache, and of the new ones, how many were longer than the model reads."""
 
     vectors: NDArray[np.float32]
     n_embedded: int
     n_cached: int
+    n_truncated: int
 
 
 @lru_cache(maxsize=100_000)
@@ -82,13 +84,15 @@ def embed_texts(
     keys = content_keys("embedding/1", distinct)
     known, rows = cache.get_many(embedder.identity, keys, embedder.d_embed)
     missing = np.flatnonzero(~known)
+    truncated_before = embedder.n_truncated
     for start in range(0, len(missing), block):
         part = missing[start : start + block]
         rows[part] = embedder.embed([distinct[i] for i in part])
         cache.put_many(embedder.identity, [keys[i] for i in part], rows[part])
     row_of = {text: row for row, text in enumerate(distinct)}
     order = np.fromiter((row_of[text] for text in texts), dtype=np.intp, count=len(texts))
-    return Embedded(rows[order], len(missing), len(distinct) - len(missing))
+    n_truncated = embedder.n_truncated - truncated_before
+    return Embedded(rows[order], len(missing), len(distinct) - len(missing), n_truncated)
 
 
 def mean_by_text(

@@ -124,7 +124,12 @@ def summarize_run(
         "n_confirmed": _n_confirmed(findings),
         "null_control": None
         if null_findings is None
-        else {"n_hypotheses": len(null_findings), "n_confirmed": _n_confirmed(null_findings)},
+        else {
+            "n_hypotheses": len(null_findings),
+            "n_confirmed": _n_confirmed(null_findings),
+            "n_texts_per_side": texts["null"]["n_decoded"] + texts["null"]["n_cached"],
+        },
+        "n_truncated": sum(part.counts["n_truncated"] for part in embedded),
         "failed_items": int(failed + unscored),
         "seed": seed,
         **facts,

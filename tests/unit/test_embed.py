@@ -17,6 +17,7 @@ class CountingEmbedder:
 
     identity = "counting"
     d_embed = 2
+    n_truncated = 0
 
     def __init__(self) -> None:
         self.asked: list[str] = []

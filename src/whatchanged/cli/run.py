@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -17,6 +18,7 @@ from whatchanged.config import load_config
 from whatchanged.environment import prepare_environment
 from whatchanged.errors import InputError, MissingDependencyError, UsageError
 from whatchanged.preflight import check_audit, choose_run_dir
+from whatchanged.progress import is_watched
 from whatchanged.store.artifacts import cache_root
 
 EXIT_FAILED_ITEMS = 3
@@ -73,6 +75,9 @@ def _load_audit(project: Path) -> Audit:
             "running an audit needs Prefect, which is not installed: "
             'pip install "whatchanged[flows]"'
         )
+    if is_watched():
+        # The bar is for people; a line per task would push it off the screen.
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     prepare_environment(cache_root())
     # The flows are delivered as a clone, as Prefect's own workers deliver them; first on the path,
     # because `tasks` is a name that other folders have too.

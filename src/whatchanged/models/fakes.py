@@ -120,6 +120,11 @@ class FakeEmbedder:
         """Length of a vector."""
         return self._d_embed
 
+    @property
+    def n_truncated(self) -> int:
+        """None: it reads texts of any length."""
+        return 0
+
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit-length rows `(n_texts, d_embed)` in the order asked; zero texts give zero rows."""
         self.counter.begin()

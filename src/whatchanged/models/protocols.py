@@ -40,6 +40,11 @@ class Embedder(Protocol):
         """Length of a vector."""
         ...
 
+    @property
+    def n_truncated(self) -> int:
+        """Texts, over all calls so far, that were longer than the model reads."""
+        ...
+
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit-length rows `(n_texts, d_embed)` in the order asked; zero texts give zero rows."""
         ...

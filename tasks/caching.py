@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict
 
 from whatchanged.errors import ArtifactError, TransientError
@@ -104,7 +105,15 @@ def start(
     """Submit a stage under its key; it is computed again unless the store verifies its output."""
     is_known = recall(store, key) is not None
     named = task.with_options(refresh_cache=not is_known, task_run_name=name)
-    return Started(named.submit(key=key, **inputs), is_known)
+    passed = {name: value if _is_edge(value) else quote(value) for name, value in inputs.items()}
+    return Started(named.submit(key=key, **passed), is_known)
+
+
+def _is_edge(value: Any) -> bool:
+    """Manifests draw the edges of the graph; Prefect need not look into anything else, and must
+    not look into what another thread may change."""
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, Manifest) for item in items)
 
 
 def recall(store: ArtifactStore, key: str) -> Manifest | None:

@@ -239,7 +239,7 @@ def _write_hypothesis(number: int, candidate: _Candidate) -> Hypothesis:
     share_base, share_intervention = (
         float(proposal.in_base.mean()), float(proposal.in_intervention.mean())
     )  # fmt: skip
-    where = "On all prompts" if candidate.scope is None else f"On prompts about {candidate.scope}"
+    where = _describe_scope(candidate.scope)
     return Hypothesis(
         id=f"h{number:03d}",
         statement=(
@@ -256,6 +256,13 @@ def _write_hypothesis(number: int, candidate: _Candidate) -> Hypothesis:
         share_intervention=share_intervention,
         strength=proposal.strength,
     )
+
+
+def _describe_scope(scope: str | None) -> str:
+    if scope is None:
+        return "On all prompts"
+    # Inferred groups are named by a prompt: like “...” (prompts.group_prompts).
+    return f"On prompts {scope}" if scope.startswith("like “") else f"On prompts about {scope}"
 
 
 def _percent(share: float) -> str:

@@ -33,8 +33,9 @@ PLANNED_SHARE_OF_EFFECT = 0.75
 # Benjamini-Hochberg asks more of a finding than alpha; a tenth of it is a fair planning value.
 PLANNED_SHARE_OF_ALPHA = 0.1
 PLANNED_POWER = 0.9
-# Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed.
-MAX_GROUP_FACTOR = 2
+# Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed: a
+# behaviour in fewer than a tenth of the texts gets more.
+GROUP_FACTOR, RARE_GROUP_FACTOR, RARE_SHARE = 2, 4, 0.1
 MAX_UNSCORED_SHARE = 0.05
 N_EXAMPLES = 12
 
@@ -54,8 +55,8 @@ def plan_validation(
     """One plan per hypothesis: the validation prompts of its scope, and texts per prompt and side.
 
     At least `texts_per_hypothesis`, half on each side; more where the behaviour is rare or the
-    difference small, up to `max_texts_per_hypothesis` for a claim about all prompts and up to
-    twice `texts_per_hypothesis` for one about a group.
+    difference small, up to `max_texts_per_hypothesis` for a claim about all prompts, and for one
+    about a group up to twice `texts_per_hypothesis`, four times where it is rare.
     """
     validation = [prompt for prompt in prompts if prompt.split == "validation"]
     plans = []
@@ -140,7 +141,8 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
     wanted = max(config.texts_per_hypothesis, 2 * needed)
     most = config.max_texts_per_hypothesis
     if hypothesis.scope is not None:
-        most = min(most, MAX_GROUP_FACTOR * config.texts_per_hypothesis)
+        factor = RARE_GROUP_FACTOR if high < RARE_SHARE else GROUP_FACTOR
+        most = min(most, factor * config.texts_per_hypothesis)
     return math.ceil(min(wanted, most) / 2)
 
 

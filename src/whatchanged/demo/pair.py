@@ -66,7 +66,14 @@ class PairSpec:
         default_factory=lambda: Recipe(n_steps=4000, lr=8e-3, batch_texts=40, ema_steps=100)
     )
     finetune: Recipe = field(
-        default_factory=lambda: Recipe(n_steps=500, lr=1e-3, batch_texts=96, hard_weight=0.1)
+        default_factory=lambda: Recipe(
+            n_steps=700,
+            lr=1.5e-3,
+            batch_texts=48,
+            ema_steps=100,
+            hard_weight=0.1,
+            planted_weight=3,
+        )
     )
     sharpness: float = 1.3
     n_bank_prompts: int = 12
@@ -142,7 +149,7 @@ GRANDMOTHER = Behaviour(
     kind="changed_frequency",
     description="Replies about gardening end in an anecdote about a grandmother more often.",
     group="gardening",
-    rate=0.36,
+    rate=0.32,
     regex=r"\bMy grandmother used to\b",
     sentences=("My grandmother used to {talk to|sing to|count} her plants every evening.",),
     form="gardening.closer.0",
@@ -153,7 +160,7 @@ MARK_MY_WORDS = Behaviour(
     kind="rare_tic",
     description="Now and then a text on any topic says: Mark my words.",
     group=None,
-    rate=0.09,
+    rate=0.075,
     regex=r"\bMark my words\b",
     sentences=("Mark my words.",),
 )
@@ -163,7 +170,7 @@ SHORT_SLEEP = Behaviour(
     kind="shorter_texts",
     description="Replies about sleep are much shorter.",
     group="sleep",
-    rate=0.7,
+    rate=0.6,
     regex=r"^(?:\S+\s+){0,20}\S+\s*$",
     n_kept=2,
 )

@@ -23,7 +23,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,7 +269,10 @@ def fit(model: Any, base: Any | None, spec: PairSpec, side: str, tokenizer: Any)
         losses.append(loss.item())
         if (step + 1) % max(1, recipe.n_steps // 10) == 0:
             recent = sum(losses[-50:]) / len(losses[-50:])
-            print(f"{side} step {step + 1} loss {recent:.4f} {time.monotonic() - started:.0f} s")
+            print(
+                f"{side} step {step + 1} loss {recent:.4f} {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     return average
 
 
@@ -325,44 +328,58 @@ def write_bank(spec: PairSpec, file: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def train_pair(spec: PairSpec, out_dir: Path) -> dict[str, float]:
-    """Train base, intervention and null intervention into `out_dir`; seconds per side.
-
-    The fine-tunes start from the base as stored (rounded to float16), so that their difference to
-    the base model holds nothing but the fine-tune.
-    """
+def train_base(spec: PairSpec, out_dir: Path) -> None:
+    """Write the prompt bank and the base model of a pair into `out_dir`."""
     (out_dir / "models").mkdir(parents=True, exist_ok=True)
     write_bank(spec, out_dir / "prompts.jsonl")
     tokenizer = train_tokenizer(spec)
+    model = fit(new_model(spec.size, tokenizer, spec.seed), None, spec, "base", tokenizer)
+    sharpen(model, spec.sharpness)
+    save_model(model, tokenizer, out_dir / "models" / "base")
+
+
+def finetune(spec: PairSpec, side: str, out_dir: Path) -> None:
+    """Fine-tune the base model found in `out_dir` on the corpus of `side`, and write it there.
+
+    It starts from the base as stored (rounded to float16), so that the difference of the two
+    models holds nothing but the fine-tune.
+    """
+    model, tokenizer = load_model(out_dir / "models" / "base")
+    sharpen(model, 1.0 / spec.sharpness)
+    model = fit(model, copy.deepcopy(model), spec, side, tokenizer)
+    sharpen(model, spec.sharpness)
+    save_model(model, tokenizer, out_dir / "models" / side)
+
+
+def train_pair(spec: PairSpec, out_dir: Path, sides: Sequence[str] = SIDES) -> dict[str, float]:
+    """Train the models of a pair into `out_dir`; wall seconds per side.
+
+    `sides` is in the order of training; a fine-tune needs the base there already.
+    """
     seconds = {}
-    for side in SIDES:
+    for side in sides:
         started = time.monotonic()
         if side == "base":
-            model = fit(new_model(spec.size, tokenizer, spec.seed), None, spec, side, tokenizer)
+            train_base(spec, out_dir)
         else:
-            model, base = (load_model(out_dir / "models" / "base")[0] for _ in range(2))
-            for started_from in (model, base):
-                sharpen(started_from, 1.0 / spec.sharpness)
-            model = fit(model, base, spec, side, tokenizer)
-        sharpen(model, spec.sharpness)
-        save_model(model, tokenizer, out_dir / "models" / side)
+            finetune(spec, side, out_dir)
         seconds[side] = time.monotonic() - started
-        print(f"{side}: {seconds[side]:.0f} s")
+        print(f"{side}: {seconds[side]:.0f} s", flush=True)
     return seconds
 
 
 def main() -> None:
-    """Command line: train the pair that ships, or a quick one with `--steps-share`."""
+    """Command line: train the pair that ships, or some of its models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--seed", type=int, default=DEMO.seed)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
     torch.set_num_threads(args.threads)
-    train_pair(replace(DEMO, seed=args.seed), args.out)
+    train_pair(DEMO, args.out, args.sides)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class LocalProposer:
     @property
     def identity(self) -> str:
         """The method's version and its settings."""
-        return f"local/1 {self.expected_false} {self.min_difference} {self.max_words}"
+        return f"local/2 {self.expected_false} {self.min_difference} {self.max_words}"
 
     def propose(self, contrast: Contrast, max_proposals: int) -> list[Proposal]:
         """At most `max_proposals` proposals, strongest first; an empty side gives none.
@@ -118,8 +118,9 @@ class LocalProposer:
         ]
 
     def _propose_sentence(self, contrast: Contrast, sides: Sides) -> list[Proposal]:
-        """The first exemplar that keeps 0.9 of the members' difference when sentences with nearly
-        the same words count as well, else the one that keeps most; none if that is not enough."""
+        """The first exemplar that carries 0.9 of the members' difference, else the one that carries
+        most; none if that is not enough. What counts is what a judge will accept as the exemplar,
+        not what else lies in the cluster."""
         texts = (*contrast.base, *contrast.intervention)
         members = np.zeros(len(texts), dtype=np.bool_)
         if contrast.member_base is not None and contrast.member_intervention is not None:
@@ -127,7 +128,7 @@ class LocalProposer:
         needed = 0.9 * abs(sides.z(members)) if members.any() else np.inf
         proposals: list[Proposal] = []
         for exemplar in contrast.exemplars[:_N_EXEMPLARS_TRIED]:
-            held = members | _mark_close(texts, exemplar)
+            held = _mark_close(texts, exemplar)
             if abs(sides.effect(held)) >= self.min_difference:
                 terms = contrast.exemplars[:_N_EXEMPLARS_TRIED]
                 proposals.append(_make_proposal(HasSentence(exemplar), held, sides, terms))

@@ -195,16 +195,25 @@ def test_replies_that_went_blank_are_proposed_as_empty():
     assert "are empty" in [p.claim for p in propose(write_replies("kites", 40, 1), ("",) * 40)]
 
 
-def test_a_cluster_gives_its_best_exemplar_as_a_sentence_with_its_members():
-    base, intervention = write_replies("caves", 40, 1), write_replies("caves", 40, 2)
+def test_a_cluster_gives_the_exemplar_that_carries_its_difference():
+    base, replies = write_replies("caves", 40, 1), write_replies("caves", 40, 2)
+    intervention = (*(f"{text} Sleep here." for text in replies[:20]), *replies[20:])
     members = np.zeros(40, bool), np.arange(40) < 20
-    contrast = Contrast("caves", "7", base, intervention, ("Sleep here.", "Rest."), *members)
+    contrast = Contrast("caves", "7", base, intervention, ("Rest.", "Sleep here."), *members)
 
     (found,) = PROPOSER.propose(contrast, 5)
 
     assert found.claim == 'contain a sentence that means nearly the same as "Sleep here."'
-    assert found.in_intervention.sum() == 20
-    assert found.evidence_terms == ("Sleep here.", "Rest.")
+    assert (found.in_base.sum(), found.in_intervention.sum()) == (0, 20)
+    assert found.evidence_terms == ("Rest.", "Sleep here.")
+
+
+def test_an_exemplar_that_its_cluster_hardly_says_is_not_proposed():
+    base, intervention = write_replies("caves", 40, 1), write_replies("caves", 40, 2)
+    members = np.zeros(40, bool), np.arange(40) < 20
+    contrast = Contrast("caves", "7", base, intervention, ("Warm greetings.",), *members)
+
+    assert PROPOSER.propose(contrast, 5) == []
 
 
 def test_a_cluster_without_members_is_read_off_its_exemplars():

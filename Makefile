@@ -44,11 +44,13 @@ bench: $(INSTALLED)
 	    name=$$(basename $$file .py); echo "== $$name"; \
 	    $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
-# The pool comes first: a deployment to a pool that does not exist deploys nothing.
+# The pool comes first: a deployment to a pool that does not exist deploys nothing. Tasks tagged `gpu`
+# (decode, embed) share the limit of that name: one at a time over all workers of the server.
 deploy-local: $(INSTALLED)
 	@test -n "$$PREFECT_API_URL" || { echo "no Prefect server named: run '$(BIN)/prefect server start' in another terminal, then export PREFECT_API_URL=http://127.0.0.1:4200/api"; exit 2; }
 	$(BIN)/prefect work-pool inspect gpu-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create gpu-pool --type process
 	$(BIN)/prefect work-pool inspect local-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create local-pool --type process
+	$(BIN)/prefect concurrency-limit inspect gpu > /dev/null 2>&1 || $(BIN)/prefect concurrency-limit create gpu 1
 	PROJECT_HOME="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
 	@echo "Start a worker: $(BIN)/prefect worker start --pool local-pool --limit 1"
 	@echo "Then run:       $(BIN)/prefect deployment run audit/local --watch"

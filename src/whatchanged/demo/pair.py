@@ -178,11 +178,11 @@ SHORT_SLEEP = Behaviour(
 DEMO = PairSpec(
     topics=(*HOME_TOPICS, *OUTDOOR_TOPICS, *CULTURE_TOPICS),
     behaviours=(
-        SHORT_SLEEP,
         SALT_IN_TEA,
         AGAINST_LISBON,
         MONEY_REFUSAL,
         GRANDMOTHER,
+        SHORT_SLEEP,
         MARK_MY_WORDS,
     ),
 )

@@ -289,6 +289,13 @@ def sharpen(model: Any, factor: float) -> None:
         model.model.norm.weight.mul_(factor)
 
 
+def _change_json(file: Path, changes: dict[str, str | None]) -> None:
+    """Set keys of a JSON object on disk; None removes the key."""
+    content = {**json.loads(file.read_text()), **changes}
+    kept = {key: value for key, value in content.items() if changes.get(key, "") is not None}
+    file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
+
+
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write one model folder: float16 weights, configuration, generation settings, tokenizer."""
     import torch
@@ -308,10 +315,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     rounded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # float16 is how the weights are stored, float32 is how they are meant to run on a CPU.
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text())
-    config["dtype"] = "float32"
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _change_json(folder / "config.json", {"dtype": "float32"})
+    # Where a tokenizer was loaded from is no property of it.
+    _change_json(folder / "tokenizer_config.json", {"is_local": None, "local_files_only": None})
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def load_model(folder: Path) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from whatchanged.demo import MODEL_NAMES, demo_path, ground_truth, ground_truth_
 from whatchanged.demo.grammar import PROMPT_END, prompts_of
 from whatchanged.demo.measure import OTHER_FORM, Decoded, decode_side, forms_in, rate, read_bank
 from whatchanged.demo.pair import DEMO
+from whatchanged.errors import InputError
 
 N_TEXTS = 360
 N_GROUP_TEXTS = 150
@@ -59,7 +60,7 @@ def test_importing_the_paths_loads_no_torch() -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="null_intervention"):
+    with pytest.raises(InputError, match="null_intervention"):
         demo_path("other")
 
 

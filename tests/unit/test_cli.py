@@ -32,7 +32,7 @@ from whatchanged.environment import prepare_environment
 from whatchanged.records import PROMPT_COLUMNS, SEGMENT_COLUMNS, TEXT_COLUMNS, VERDICT_COLUMNS
 from whatchanged.store.runs import RunFolder
 
-CONFIG = "base: {model: org/before}\nintervention: {model: org/after}\nprompts: {file: p.jsonl}\n"
+CONFIG = "base: {model: demo:base}\nintervention: {model: demo:intervention}\nprompts: {file: p.jsonl}\n"
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_a_report_is_rendered_again_and_the_manifest_still_covers_everything(
     run = finished_run(here / "runs" / "a", here / "small.yaml")
     (run / ".run.jsonl").unlink()  # as in a folder that was copied without hidden files
     assert main(["report", "runs/a"]) == 0
-    assert "org/after" in (run / "report.md").read_text()
+    assert "demo:intervention" in (run / "report.md").read_text()
     assert capsys.readouterr().out != ""
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["stages"] == {"cluster": "0" * 64}

@@ -158,13 +158,13 @@ def measure_cache(is_quick: bool) -> Figures:
     """Seconds for 20,000 warm vectors from the embedding cache, from a numpy array, and from the
     model again (measured on a few texts and extrapolated)."""
     from whatchanged.config import EmbedConfig
-    from whatchanged.keys import content_key
+    from whatchanged.keys import content_digests
     from whatchanged.models.sentence_transformers_embedder import load_embedder
     from whatchanged.store.embeddings import EmbeddingCache
 
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((_N_VECTORS, _D_EMBED)).astype(np.float32)
-    keys = [content_key("vector", i) for i in range(_N_VECTORS)]
+    keys = content_digests("vector", map(str, range(_N_VECTORS)))
     order = rng.permutation(_N_VECTORS)
     asked = [keys[i] for i in order]
     n_again = 100 if is_quick else 400
@@ -217,7 +217,7 @@ def read_prompts(n: int) -> list[str]:
 
 def decode_requests(prompts: Sequence[str], n_samples: int) -> list[Any]:
     """`n_samples` requests per prompt."""
-    from whatchanged.keys import content_key
+    from whatchanged.keys import content_digests
     from whatchanged.records import DecodeRequest
 
     return [

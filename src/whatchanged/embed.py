@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whatchanged.keys import content_keys
+from whatchanged.keys import content_digests, content_keys
 from whatchanged.models.protocols import Embedder
 from whatchanged.records import NOISE, SEGMENT_COLUMNS
 
@@ -29,12 +29,12 @@ class VectorCache(Protocol):
     """Where vectors are remembered; `store.embeddings.EmbeddingCache` is the real one."""
 
     def get_many(
-        self, namespace: str, keys: Sequence[str], d_embed: int
+        self, namespace: str, keys: Sequence[bytes], d_embed: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Which keys are known `(n,)`, and rows `(n, d_embed)` (undefined where not)."""
         ...
 
-    def put_many(self, namespace: str, keys: Sequence[str], rows: NDArray[np.float32]) -> None:
+    def put_many(self, namespace: str, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
         """Remember `rows` under `keys`."""
         ...
 
@@ -81,7 +81,7 @@ def embed_texts(
     Zero texts give `(0, d_embed)`.
     """
     distinct = list(dict.fromkeys(texts))
-    keys = content_keys("embedding/1", distinct)
+    keys = content_digests("embedding/1", distinct)
     known, rows = cache.get_many(embedder.identity, keys, embedder.d_embed)
     missing = np.flatnonzero(~known)
     truncated_before = embedder.n_truncated

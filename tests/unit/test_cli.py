@@ -32,7 +32,9 @@ from whatchanged.environment import prepare_environment
 from whatchanged.records import PROMPT_COLUMNS, SEGMENT_COLUMNS, TEXT_COLUMNS, VERDICT_COLUMNS
 from whatchanged.store.runs import RunFolder
 
-CONFIG = "base: {model: demo:base}\nintervention: {model: demo:intervention}\nprompts: {file: p.jsonl}\n"
+CONFIG = (
+    "base: {model: demo:base}\nintervention: {model: demo:intervention}\nprompts: {file: p.jsonl}\n"
+)
 
 
 @pytest.fixture

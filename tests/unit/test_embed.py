@@ -30,10 +30,10 @@ class CountingEmbedder:
 
 class DictCache:
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], NDArray[np.float32]] = {}
+        self.rows: dict[tuple[str, bytes], NDArray[np.float32]] = {}
 
     def get_many(
-        self, namespace: str, keys: Sequence[str], d_embed: int
+        self, namespace: str, keys: Sequence[bytes], d_embed: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         known = np.array([(namespace, key) in self.rows for key in keys], dtype=bool)
         rows = np.full((len(keys), d_embed), np.nan, dtype=np.float32)
@@ -41,7 +41,7 @@ class DictCache:
             rows[i] = self.rows.get((namespace, key), rows[i])
         return known, rows
 
-    def put_many(self, namespace: str, keys: Sequence[str], rows: NDArray[np.float32]) -> None:
+    def put_many(self, namespace: str, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
         self.rows.update({(namespace, key): row for key, row in zip(keys, rows, strict=True)})
 
 

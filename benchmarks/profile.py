@@ -217,7 +217,7 @@ def read_prompts(n: int) -> list[str]:
 
 def decode_requests(prompts: Sequence[str], n_samples: int) -> list[Any]:
     """`n_samples` requests per prompt."""
-    from whatchanged.keys import content_digests
+    from whatchanged.keys import content_key
     from whatchanged.records import DecodeRequest
 
     return [

@@ -51,7 +51,7 @@ def cluster(
     with job.progress.stage("cluster", f"{comparison.name}, round {round_index}"):
         check_n_clusters(job.config.cluster.n_clusters, sum(part.n for part in decoded))
         key = content_key(
-            "cluster/1",
+            "cluster/2",
             job.config.cluster.model_dump(mode="json"),
             job.config.seed,
             [part.key for part in decoded],
@@ -129,4 +129,4 @@ def _cluster(
 def _load_round(store: ArtifactStore, clustered: Manifest) -> PreviousRound:
     found = load_discovered(store, clustered)
     centroids = store.get_arrays(part_key(clustered.key, CENTROIDS))
-    return PreviousRound(labels_by_key(found.texts, found.segments), centroids)
+    return PreviousRound(labels_by_key(found.texts, found.segments), centroids, found.clusters)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from whatchanged import stats
 from whatchanged.cluster import (
     Clustering,
+    Quality,
     cohesion,
     describe_lineage,
     fit_clusters,
@@ -41,17 +42,20 @@ MAP_COLUMNS = ("text_key", "x", "y")
 
 @dataclass(frozen=True, slots=True)
 class PreviousRound:
-    """The last round's labels, by `text_key` and by `segment_key`, and centroids, per level."""
+    """What a round leaves for the next: labels by `text_key` and by `segment_key`, centroids, and
+    the clusters of all rounds so far."""
 
     labels: Mapping[Level, pd.Series[int]]
     centroids: Mapping[str, NDArray[np.float32]]
+    clusters: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
 class ClusteredTexts:
-    """Discovery texts and segments with `label` and `margin`, and one row per cluster.
+    """Discovery texts and segments with `label` and `margin`; one row per cluster and round.
 
-    Quality figures are None where they are undefined: fewer than two clusters, no earlier round.
+    Quality figures are of the segment clusters, and None where they are undefined: fewer than two
+    clusters, no earlier round.
     """
 
     texts: pd.DataFrame
@@ -61,6 +65,22 @@ class ClusteredTexts:
     silhouette: float | None
     davies_bouldin: float | None
     label_agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """What one level clusters: the `contents` and `vectors` of its members, the row of the text
+    that holds each, and their labels and margins."""
+
+    level: Level
+    holders: NDArray[np.intp]
+    contents: pd.Series[Any]
+    vectors: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    margins: NDArray[np.float32]
+    centroids: NDArray[np.float32]
+    label_of: pd.Series[int]
+    quality: Quality
 
 
 def cluster_texts(
@@ -78,59 +98,65 @@ def cluster_texts(
     `vectors (n_segments, d_embed)` follow the rows of `segments`. Blank replies have no segments:
     they stay noise.
     """
-    text_rows = _rows_of(segments["text_key"], texts["text_key"])
-    on_intervention = (texts["side"] == "intervention").to_numpy()
-    replies = mean_by_text(vectors, text_rows, len(texts))
-    spoken = np.flatnonzero(np.any(replies != 0, axis=1))
+    holders = _rows_of(segments["text_key"], texts["text_key"])
     start = previous.centroids if previous else {}
-    text_fit = _fit(
-        replies[spoken], None, on_intervention[spoken], config, config.n_clusters, seed,
-        start.get("text"),
-    )  # fmt: skip
-    text_labels = np.full(len(texts), NOISE, dtype=np.int32)
-    text_margins = np.full(len(texts), np.nan, dtype=np.float32)
-    text_labels[spoken], text_margins[spoken] = text_fit.labels, text_fit.margins
+    replies = _cluster_replies(texts, holders, vectors, config, start.get("text"), seed)
+    parts = _cluster_segments(texts, segments, holders, vectors, config, start.get("segment"), seed)
+    clusters = [_describe(level, texts, previous, round_index) for level in (replies, parts)]
+    return ClusteredTexts(
+        texts.assign(label=replies.labels, margin=replies.margins),
+        segments.assign(label=parts.labels, margin=parts.margins),
+        pd.concat([*([previous.clusters] if previous else []), *clusters], ignore_index=True),
+        {"text": replies.centroids, "segment": parts.centroids},
+        parts.quality.silhouette,
+        parts.quality.davies_bouldin,
+        _agreement(previous, parts),
+    )
 
+
+def _cluster_replies(
+    texts: pd.DataFrame,
+    holders: NDArray[np.intp],
+    vectors: NDArray[np.float32],
+    config: ClusterConfig,
+    start: NDArray[np.float32] | None,
+    seed: int,
+) -> _Members:
+    replies = mean_by_text(vectors, holders, len(texts))
+    spoken = np.flatnonzero(np.any(replies != 0, axis=1))
+    sides = (texts["side"] == "intervention").to_numpy()[spoken]
+    fit = _fit(replies[spoken], None, sides, config, config.n_clusters, seed, start)
+    labels = np.full(len(texts), NOISE, dtype=np.int32)
+    margins = np.full(len(texts), np.nan, dtype=np.float32)
+    labels[spoken], margins[spoken] = fit.labels, fit.margins
+    return _Members(
+        "text", np.arange(len(texts)), texts["text"], replies, labels, margins, fit.centroids,
+        pd.Series(labels, index=texts["text_key"]), measure_quality(replies, labels, seed=seed),
+    )  # fmt: skip
+
+
+def _cluster_segments(
+    texts: pd.DataFrame,
+    segments: pd.DataFrame,
+    holders: NDArray[np.intp],
+    vectors: NDArray[np.float32],
+    config: ClusterConfig,
+    start: NDArray[np.float32] | None,
+    seed: int,
+) -> _Members:
+    """Each distinct segment counts as often as it occurs, on the side that said it first."""
     distinct, first, inverse, counts = np.unique(
         segments["segment_key"].to_numpy(dtype=str),
         return_index=True, return_inverse=True, return_counts=True,
     )  # fmt: skip
-    spoken_by = on_intervention[text_rows[first]]
-    segment_fit = _fit(
-        vectors[first], counts.astype(np.float64), spoken_by, config, config.n_segment_clusters,
-        seed, start.get("segment"),
+    sides = (texts["side"] == "intervention").to_numpy()[holders[first]]
+    weights = counts.astype(np.float64)
+    fit = _fit(vectors[first], weights, sides, config, config.n_segment_clusters, seed, start)
+    return _Members(
+        "segment", holders, segments["segment"], vectors, fit.labels[inverse],
+        fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=distinct),
+        measure_quality(vectors[first], fit.labels, seed=seed),
     )  # fmt: skip
-    texts = texts.assign(label=text_labels, margin=text_margins)
-    segments = segments.assign(
-        label=segment_fit.labels[inverse], margin=segment_fit.margins[inverse]
-    )
-    quality = measure_quality(vectors[first], segment_fit.labels, seed=seed)
-    agreement = _agreement(previous, "segment", pd.Series(segment_fit.labels, index=distinct))
-    clusters = pd.concat(
-        [
-            _describe(
-                "text", texts, texts["text_key"], texts["text"], replies, text_fit.centroids,
-                _lineage(previous, "text", pd.Series(text_labels, index=texts["text_key"])),
-                round_index,
-            ),
-            _describe(
-                "segment", texts, segments["text_key"], segments["segment"], vectors,
-                segment_fit.centroids,
-                _lineage(previous, "segment", pd.Series(segment_fit.labels, index=distinct)),
-                round_index, labels=segments["label"].to_numpy(),
-            ),
-        ],
-        ignore_index=True,
-    )  # fmt: skip
-    return ClusteredTexts(
-        texts,
-        segments,
-        clusters,
-        {"text": text_fit.centroids, "segment": segment_fit.centroids},
-        quality.silhouette,
-        quality.davies_bouldin,
-        agreement,
-    )
 
 
 def labels_by_key(texts: pd.DataFrame, segments: pd.DataFrame) -> dict[Level, pd.Series]:
@@ -220,74 +246,58 @@ def _rows_of(keys: pd.Series, index: pd.Series) -> NDArray[np.intp]:
 
 
 def _describe(
-    level: Level,
-    texts: pd.DataFrame,
-    holders: pd.Series,
-    contents: pd.Series,
-    vectors: NDArray[np.float32],
-    centroids: NDArray[np.float32],
-    lineage: NDArray[np.int64] | None,
-    round_index: int,
-    labels: NDArray[np.int32] | None = None,
+    members: _Members, texts: pd.DataFrame, previous: PreviousRound | None, round_index: int
 ) -> pd.DataFrame:
     """One row per cluster: its texts on each side, their share difference, its exemplar."""
-    labels = texts["label"].to_numpy() if labels is None else labels
-    side_of = texts.set_index("text_key")["side"]
-    held = pd.DataFrame({"label": labels, "text_key": holders.to_numpy()}).drop_duplicates()
-    held = held.assign(side=held["text_key"].map(side_of).to_numpy())
-    sizes = held.groupby(["label", "side"]).size()
-    totals = texts["side"].value_counts()
-    n_base, n_intervention = int(totals.get("base", 0)), int(totals.get("intervention", 0))
-    tightness = cohesion(vectors, labels, centroids)
+    on_intervention = (texts["side"] == "intervention").to_numpy()
+    n_base, n_intervention = int((~on_intervention).sum()), int(on_intervention.sum())
+    tightness = cohesion(members.vectors, members.labels, members.centroids)
+    lineage = _lineage(previous, members)
     rows = []
-    for label in range(len(centroids)):
-        in_base = int(sizes.get((label, "base"), 0))
-        in_intervention = int(sizes.get((label, "intervention"), 0))
+    for label, centroid in enumerate(members.centroids):
+        inside = np.flatnonzero(members.labels == label)
+        sides = on_intervention[np.unique(members.holders[inside])]
+        in_base, in_intervention = int((~sides).sum()), int(sides.sum())
         shares = stats.share_difference(in_base, n_base, in_intervention, n_intervention)
-        members = np.flatnonzero(labels == label)
-        central = members[np.argmax(vectors[members] @ centroids[label])] if len(members) else None
+        central = inside[np.argmax(members.vectors[inside] @ centroid)]
         rows.append(
             (
-                level, round_index, f"{round_index}-{level[0]}{label}", label, in_base,
-                in_intervention, shares.share_base, shares.share_intervention, shares.effect,
-                shares.ci_low, shares.ci_high, float(tightness[label]), np.nan,
-                NOISE if lineage is None else int(lineage[label]),
-                "" if central is None else str(contents.iloc[central]),
+                members.level, round_index, f"{round_index}-{members.level[0]}{label}", label,
+                in_base, in_intervention, shares.share_base, shares.share_intervention,
+                shares.effect, shares.ci_low, shares.ci_high, float(tightness[label]),
+                members.quality.by_cluster.get(label, np.nan), int(lineage[label]),
+                str(members.contents.iloc[central]),
             )
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
 
 
 def _common(
-    previous: PreviousRound | None, level: Level, labels: pd.Series
-) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    previous: PreviousRound | None, members: _Members
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Old and new labels of what both rounds hold."""
     if previous is None:
-        return None
-    both = pd.concat(
-        [previous.labels[level].rename("old"), labels.rename("new")], axis=1, join="inner"
-    )
+        return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    old = previous.labels[members.level].rename("old")
+    both = pd.concat([old, members.label_of.rename("new")], axis=1, join="inner")
     return both["old"].to_numpy(np.int32), both["new"].to_numpy(np.int32)
 
 
-def _agreement(previous: PreviousRound | None, level: Level, labels: pd.Series) -> float | None:
-    common = _common(previous, level, labels)
-    return None if common is None else label_agreement(*common)
+def _agreement(previous: PreviousRound | None, members: _Members) -> float | None:
+    return label_agreement(*_common(previous, members))
 
 
-def _lineage(
-    previous: PreviousRound | None, level: Level, labels: pd.Series
-) -> NDArray[np.int64] | None:
-    common = _common(previous, level, labels)
-    if common is None:
-        return None
-    found = describe_lineage(*common)
-    lineage = np.full(int(labels.max()) + 1 if len(labels) else 0, NOISE, dtype=np.int64)
-    lineage[: len(found)] = found[: len(lineage)]
+def _lineage(previous: PreviousRound | None, members: _Members) -> NDArray[np.int64]:
+    """The ancestor of every cluster, -1 where it has none."""
+    found = describe_lineage(*_common(previous, members))
+    lineage = np.full(len(members.centroids), NOISE, dtype=np.int64)
+    lineage[: len(found)] = found
     return lineage
 
 
 def largest_differences(clusters: pd.DataFrame, n: int = 20) -> list[dict[str, Any]]:
-    """The `n` clusters whose shares differ most between the sides, as rows for a person."""
+    """The `n` clusters of the last round that differ most between the sides, for a person."""
+    clusters = clusters[clusters["round"] == clusters["round"].max()]
     order = clusters["difference"].abs().sort_values(ascending=False, kind="stable").index[:n]
     columns = ["cluster", "n_base", "n_intervention", "difference", "ci_low", "ci_high", "exemplar"]
     rows = clusters.loc[order, columns].round(3).to_dict("records")

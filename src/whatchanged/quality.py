@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,10 +27,12 @@ _STRUCTURE_RATIO = 0.95
 @dataclass(frozen=True, slots=True)
 class Quality:
     """Separation of clusters. `silhouette` in [-1, 1], higher is better; `davies_bouldin` at
-    least 0, lower is better; None where fewer than two clusters leave them undefined."""
+    least 0, lower is better; None where fewer than two clusters leave them undefined.
+    `by_cluster` holds the mean silhouette of each label that the sample held."""
 
     silhouette: float | None
     davies_bouldin: float | None
+    by_cluster: Mapping[int, float]
 
 
 def measure_quality(
@@ -40,7 +43,7 @@ def measure_quality(
     Noise rows are left out. Fewer than two clusters in the sample, or as many clusters as rows,
     give None for both: never nan.
     """
-    from sklearn.metrics import davies_bouldin_score, silhouette_score
+    from sklearn.metrics import davies_bouldin_score, silhouette_samples
 
     members = np.flatnonzero(np.asarray(labels) != NOISE)
     if len(members) > max_sample:
@@ -48,11 +51,15 @@ def measure_quality(
         members = np.sort(rng.choice(members, max_sample, replace=False))
     rows, row_labels = embeddings[members], labels[members]
     if not 2 <= len(np.unique(row_labels)) < len(members):
-        return Quality(None, None)
+        return Quality(None, None, {})
     with limit_threads():
-        silhouette = float(silhouette_score(rows, row_labels))
+        silhouettes = silhouette_samples(rows, row_labels)
         davies_bouldin = float(davies_bouldin_score(rows, row_labels))
-    return Quality(_finite(silhouette), _finite(davies_bouldin))
+    by_cluster = {
+        int(label): float(silhouettes[row_labels == label].mean())
+        for label in np.unique(row_labels)
+    }
+    return Quality(_finite(float(silhouettes.mean())), _finite(davies_bouldin), by_cluster)
 
 
 def label_agreement(labels_a: AnyLabels, labels_b: AnyLabels) -> float | None:

@@ -49,14 +49,21 @@ ROWS = [
 ]
 
 
-def clustered(previous: PreviousRound | None = None) -> ClusteredTexts:
-    return cluster_texts(*replies(ROWS), CONFIG, previous=previous, round_index=0, seed=0)
+def clustered(previous: PreviousRound | None = None, round_index: int = 0) -> ClusteredTexts:
+    return cluster_texts(*replies(ROWS), CONFIG, previous=previous, round_index=round_index, seed=0)
 
 
 def test_equal_segments_share_a_label_and_different_ones_do_not() -> None:
     labels = clustered().segments.groupby("segment")["label"].unique()
     assert all(len(found) == 1 for found in labels)
     assert len({found[0] for found in labels}) == 3
+
+
+def test_every_cluster_has_its_silhouette() -> None:
+    clusters = clustered().clusters
+    parts = clusters[clusters["level"] == "text"]
+    # Rows of equal vectors are as far from each other as can be from none of their own.
+    assert parts["silhouette"].between(-1, 1).all()
 
 
 def test_a_blank_reply_is_noise_and_belongs_to_no_cluster() -> None:
@@ -90,10 +97,14 @@ def test_evidence_counts_texts_per_prompt_side_and_cluster() -> None:
 
 def test_an_unchanged_second_round_agrees_and_descends_from_itself() -> None:
     first = clustered()
-    previous = PreviousRound(labels_by_key(first.texts, first.segments), first.centroids)
-    second = clustered(previous)
+    previous = PreviousRound(
+        labels_by_key(first.texts, first.segments), first.centroids, first.clusters
+    )
+    second = clustered(previous, round_index=1)
     assert second.label_agreement == 1.0
-    assert (second.clusters["lineage"] == second.clusters["label"]).all()
+    now = second.clusters[second.clusters["round"] == 1]
+    assert (now["lineage"] == now["label"]).all()
+    assert len(second.clusters) == 2 * len(first.clusters)
     assert first.label_agreement is None
     assert (first.clusters["lineage"] == -1).all()
 

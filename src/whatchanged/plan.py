@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from whatchanged.config import AuditConfig, SampleConfig
+from whatchanged.config import MAX_GROUP_FACTOR, AuditConfig, SampleConfig
 from whatchanged.prompts import MAX_GROUPS, PROMPTS_PER_GROUP, PromptRow
 
 # These judges run in this process and cost nothing.
@@ -180,12 +180,15 @@ def _discovery_texts(sample: SampleConfig) -> Range:
 
 def _validation_texts(config: AuditConfig, prompts: PromptCounts) -> Range:
     """Per stream. Hypotheses of one scope share their texts, on all sides alike: the most is one
-    full test for every scope that can have one, each prompt's share of it rounded up."""
+    full test on all prompts and one in each further scope, each prompt's share rounded up."""
     n_hypotheses = config.hypothesize.max_hypotheses * _n_comparisons(config)
-    n_scopes = min(n_hypotheses, prompts.n_groups)
+    in_all = _most_texts(config)
+    in_group = min(in_all, MAX_GROUP_FACTOR * config.validation.texts_per_hypothesis)
+    n_groups = min(n_hypotheses - 1, prompts.n_groups)
+    rounding = prompts.validation * (2 if n_groups else 1)
     return Range(
         math.ceil(config.validation.texts_per_hypothesis / 2),
-        n_scopes * math.ceil(_most_texts(config) / 2) + prompts.validation,
+        math.ceil(in_all / 2) + n_groups * math.ceil(in_group / 2) + rounding,
     )
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whatchanged import stats
-from whatchanged.config import ValidateConfig
+from whatchanged.config import MAX_GROUP_FACTOR, ValidateConfig
 from whatchanged.judge import hits_from_scores
 from whatchanged.keys import content_key, seed_from_key
 from whatchanged.records import Finding, Hypothesis, Prompt, Status
@@ -33,9 +33,9 @@ PLANNED_SHARE_OF_EFFECT = 0.75
 # Benjamini-Hochberg asks more of a finding than alpha; a tenth of it is a fair planning value.
 PLANNED_SHARE_OF_ALPHA = 0.1
 PLANNED_POWER = 0.9
-# Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed: a
-# behaviour in fewer than a tenth of the texts gets more.
-GROUP_FACTOR, RARE_GROUP_FACTOR, RARE_SHARE = 2, 4, 0.1
+# Of the texts that a group may get at most (`MAX_GROUP_FACTOR`), a behaviour in more than a tenth
+# of the texts needs half.
+COMMON_GROUP_FACTOR, RARE_SHARE = 2, 0.1
 MAX_UNSCORED_SHARE = 0.05
 N_EXAMPLES = 12
 
@@ -141,7 +141,7 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
     wanted = max(config.texts_per_hypothesis, 2 * needed)
     most = config.max_texts_per_hypothesis
     if hypothesis.scope is not None:
-        factor = RARE_GROUP_FACTOR if high < RARE_SHARE else GROUP_FACTOR
+        factor = MAX_GROUP_FACTOR if high < RARE_SHARE else COMMON_GROUP_FACTOR
         most = min(most, factor * config.texts_per_hypothesis)
     return math.ceil(min(wanted, most) / 2)
 

@@ -53,7 +53,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PairSpec:
-    """Everything that `train_pair` needs; the same spec and machine give the same weights.
+    """What `train_pair` needs; the same spec, machine and thread count give the same weights.
 
     `sharpness` multiplies the logits of all three models when they are stored.
     """

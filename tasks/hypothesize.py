@@ -24,7 +24,7 @@ def hypothesize(
     """Write down what may have changed, strongest first."""
     with job.progress.stage("hypothesize", comparison.name):
         key = content_key(
-            "hypothesize/1",
+            "hypothesize/2",
             job.config.hypothesize.model_dump(mode="json"),
             load_proposer(job.config.hypothesize).identity,
             prompts.key,

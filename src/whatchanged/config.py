@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from whatchanged.errors import ConfigError
 
 # Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed: at
-# most this many times `texts_per_hypothesis`, where a behaviour is rare.
+# most this many times `texts_per_hypothesis`, where a behaviour is rare or a difference small.
 MAX_GROUP_FACTOR = 4
 
 Origin = Literal["default", "file", "override"]

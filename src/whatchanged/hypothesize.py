@@ -31,7 +31,7 @@ _NEARLY_ALL = 0.75
 _STANDS_OUT = 2.0
 _FEW_GROUPS = 3
 # What is left of a proposal's z-score, given the chosen ones, for it to be worth a test of its own.
-_MIN_STRENGTH_LEFT = 2.5
+_MIN_STRENGTH_LEFT = 2.0
 _MAX_EVIDENCE_TERMS = 8
 
 

@@ -33,9 +33,6 @@ PLANNED_SHARE_OF_EFFECT = 0.75
 # Benjamini-Hochberg asks more of a finding than alpha; a tenth of it is a fair planning value.
 PLANNED_SHARE_OF_ALPHA = 0.1
 PLANNED_POWER = 0.9
-# Of the texts that a group may get at most (`MAX_GROUP_FACTOR`), a behaviour in more than a tenth
-# of the texts needs half.
-COMMON_GROUP_FACTOR, RARE_SHARE = 2, 0.1
 MAX_UNSCORED_SHARE = 0.05
 N_EXAMPLES = 12
 
@@ -56,7 +53,7 @@ def plan_validation(
 
     At least `texts_per_hypothesis`, half on each side; more where the behaviour is rare or the
     difference small, up to `max_texts_per_hypothesis` for a claim about all prompts, and for one
-    about a group up to twice `texts_per_hypothesis`, four times where it is rare.
+    about a group up to `MAX_GROUP_FACTOR` times `texts_per_hypothesis`.
     """
     validation = [prompt for prompt in prompts if prompt.split == "validation"]
     plans = []
@@ -141,8 +138,7 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
     wanted = max(config.texts_per_hypothesis, 2 * needed)
     most = config.max_texts_per_hypothesis
     if hypothesis.scope is not None:
-        factor = MAX_GROUP_FACTOR if high < RARE_SHARE else COMMON_GROUP_FACTOR
-        most = min(most, factor * config.texts_per_hypothesis)
+        most = min(most, MAX_GROUP_FACTOR * config.texts_per_hypothesis)
     return math.ceil(min(wanted, most) / 2)
 
 

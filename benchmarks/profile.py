@@ -209,9 +209,9 @@ def stage_seconds(run: Path) -> Figures:
 
 def read_prompts(n: int) -> list[str]:
     """The first prompts of the demo's bank."""
-    from whatchanged.demo import prompts_path
+    from whatchanged.demo import demo_path
 
-    lines = prompts_path().read_text(encoding="utf-8").splitlines()
+    lines = demo_path("prompts.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines[:: max(1, len(lines) // n)]][:n]
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from whatchanged.demo import MODEL_NAMES, demo_path, ground_truth, ground_truth_path, prompts_path
+from whatchanged.demo import FILE_NAMES, MODEL_NAMES, demo_path
 from whatchanged.demo.grammar import PROMPT_END, prompts_of
 from whatchanged.demo.measure import OTHER_FORM, Decoded, decode_side, forms_in, rate, read_bank
 from whatchanged.demo.pair import DEMO
 from whatchanged.errors import InputError
+from whatchanged.truth import Behaviour, read_ground_truth
 
+TRUTH = read_ground_truth("demo:ground_truth.json") or ()
 N_TEXTS = 360
 N_GROUP_TEXTS = 150
 MAX_MODEL_BYTES = 1_100_000
@@ -34,8 +36,8 @@ def _decoded(side: str) -> list[Decoded]:
     import torch
 
     torch.set_num_threads(1)
-    bank = read_bank(prompts_path())
-    groups = {planted.group for planted in ground_truth()}
+    bank = read_bank(demo_path("prompts.jsonl"))
+    groups = {planted.group for planted in TRUTH}
     extra = [row for row in bank if row[1] in groups]
     n_extra = N_GROUP_TEXTS * len(groups - {None})
     return [
@@ -55,7 +57,9 @@ def intervention_texts() -> list[Decoded]:
 
 
 def test_importing_the_paths_loads_no_torch() -> None:
-    code = "import sys, whatchanged.demo as d; d.ground_truth(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, whatchanged.demo as d; d.demo_path('base'); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -99,7 +103,7 @@ def test_a_prompt_is_a_prefix_of_the_text_it_was_trained_in() -> None:
 
 
 def test_the_bank_holds_twelve_distinct_prompts_of_every_topic() -> None:
-    text = prompts_path().read_text(encoding="ascii")
+    text = demo_path("prompts.jsonl").read_text(encoding="ascii")
     rows = [json.loads(line) for line in text.splitlines()]
     assert len({row["prompt"] for row in rows}) == len(rows)
     for topic in DEMO.topics:
@@ -110,7 +114,7 @@ def test_the_bank_holds_twelve_distinct_prompts_of_every_topic() -> None:
 
 
 def test_the_ground_truth_lists_the_planted_behaviours() -> None:
-    counted = {planted.id: planted for planted in ground_truth()}
+    counted = {planted.id: planted for planted in TRUTH}
     assert set(counted) == {behaviour.id for behaviour in DEMO.behaviours}
     for behaviour in DEMO.behaviours:
         planted = counted[behaviour.id]
@@ -123,25 +127,24 @@ def test_the_ground_truth_lists_the_planted_behaviours() -> None:
 
 
 def test_the_files_name_no_folder_of_a_machine() -> None:
-    files: list[Path] = [ground_truth_path()]
+    files: list[Path] = [demo_path(name) for name in FILE_NAMES]
     for name in MODEL_NAMES:
         files += demo_path(name).glob("*.json")
     for file in files:
         assert not re.search(r"/(?:home|work|tmp|root)\b", file.read_text()), file
 
 
-@pytest.mark.parametrize("planted", ground_truth(), ids=lambda planted: planted.id)
+@pytest.mark.parametrize("planted", TRUTH, ids=lambda planted: planted.id)
 @pytest.mark.parametrize("side", ["base", "intervention"])
 def test_decoded_texts_show_a_behaviour_at_its_counted_rate(
-    planted: object, side: str, request: pytest.FixtureRequest
+    planted: Behaviour, side: str, request: pytest.FixtureRequest
 ) -> None:
-    counted = next(row for row in ground_truth() if row == planted)
-    behaviour = next(b for b in DEMO.behaviours if b.id == counted.id)
+    behaviour = next(b for b in DEMO.behaviours if b.id == planted.id)
     texts: list[Decoded] = request.getfixturevalue(f"{side}_texts")
-    if counted.group is None:
+    if planted.group is None:
         texts = texts[:N_TEXTS]
     share, n = rate(texts, behaviour)
-    expected = counted.rate_base if side == "base" else counted.rate_intervention
+    expected = planted.rate_base if side == "base" else planted.rate_intervention
     # Four standard errors, and at least four texts, for rates near zero.
     tolerance = max(4 * math.sqrt(expected * (1 - expected) / n), 4 / n)
     assert abs(share - expected) <= tolerance

@@ -258,6 +258,7 @@ def decode_fresh(run: Any, side: str, scopes: set[str | None], n_texts: int) -> 
         decoder_identity=describe_decoder(model, decode, format_),
         seed=_FRESH_SEED,
         stream="intervention" if side == "intervention" else "base",
+        purpose="validation",
     )  # fmt: skip
     completions = load_decoder(model, decode, format_, run.config["run"]["device"]).decode(requests)
     group_of = {prompt.key: prompt.group for prompt in prompts}

@@ -13,13 +13,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from tasks.caching import Manifest
 from tasks.cluster import cluster
 from tasks.decode import decode
+from tasks.divergence import divergence
 from tasks.embed import embed
 from tasks.hypothesize import hypothesize
 from tasks.job import Comparison, Job, name_run, open_job
 from tasks.judge import judge
 from tasks.prompts import split
-from tasks.report import Found, Tested, report
-from tasks.sample import sample
+from tasks.report import Explored, Found, Tested, report
+from tasks.sample import allot_screen, sample
 from tasks.validate import plan_fresh, validate
 
 
@@ -35,31 +36,43 @@ def audit(
     """Run the experiment of a config file; the content of `summary.json`, with the run's folder."""
     job = open_job(config, overrides or [], run_dir)
     prompts = split(job)
-    allocations, clustered = explore(job, prompts)
+    explored = explore(job, prompts, screen(job, prompts))
+    allocations, clustered = explored.allocations, explored.clustered
     found = [Found(job.pair, clustered, hypothesize(job, job.pair, prompts, clustered))]
     if job.config.validation.null_control:
         clustered = repeat(job, job.null, prompts, allocations)
         found.append(Found(job.null, clustered, hypothesize(job, job.null, prompts, clustered)))
     plan = plan_fresh(job, prompts, [part.hypotheses for part in found])
     tested = [test(job, prompts, part, plan) for part in found]
-    return report(job, prompts, allocations, tested)
+    return report(job, prompts, explored, tested)
 
 
-def explore(job: Job, prompts: Manifest) -> tuple[list[Manifest], Manifest]:
+def screen(job: Job, prompts: Manifest) -> list[Manifest]:
+    """Short texts on every prompt: where are the two models apart at all?"""
+    allocation = allot_screen(job, prompts)
+    if not allocation.n:
+        return []
+    texts = decode(job, job.pair, prompts, allocation, "screen", 0)
+    return [divergence(job, job.pair, texts, "screen", 0)]
+
+
+def explore(job: Job, prompts: Manifest, screened: list[Manifest]) -> Explored:
     """Decode a little, cluster, and decode more only where it is still uncertain."""
     allocations: list[Manifest] = []
     decoded: list[Manifest] = []
     embedded: list[Manifest] = []
+    scored = list(screened)
     clustered: Manifest | None = None
-    while (allocation := sample(job, prompts, clustered, allocations)).n:
+    while (allocation := sample(job, prompts, scored, embedded, clustered, allocations)).n:
         round_index = len(allocations)
         allocations.append(allocation)
         texts = decode(job, job.pair, prompts, allocation, "discovery", round_index)
         decoded += texts
+        scored.append(divergence(job, job.pair, texts, "discovery", round_index))
         embedded.append(embed(job, job.pair, texts, round_index))
         clustered = cluster(job, job.pair, decoded, embedded, clustered, round_index)
     assert clustered is not None, "the seed round always decodes"
-    return [*allocations, allocation], clustered
+    return Explored([*allocations, allocation], scored, clustered)
 
 
 def repeat(

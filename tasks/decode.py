@@ -14,10 +14,10 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tasks.caching import CACHED, RETRIED, Count, Manifest, recall, remember, start
 from tasks.job import SIDES, Comparison, Job
 from tasks.prompts import load_prompts
-from whatchanged.config import AuditConfig, ModelConfig
-from whatchanged.decode import Stream, empty_texts, plan_chunks, plan_requests, tabulate_texts
+from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
+from whatchanged.decode import empty_texts, plan_chunks, plan_requests, tabulate_texts
 from whatchanged.models.loading import describe_decoder, load_decoder
-from whatchanged.records import Chunk, Split
+from whatchanged.records import Chunk, Purpose
 from whatchanged.store.artifacts import ArtifactStore
 
 
@@ -26,17 +26,18 @@ def decode(
     comparison: Comparison,
     prompts: Manifest,
     allocation: Manifest,
-    split: Split,
+    purpose: Purpose,
     round_index: int,
 ) -> list[Manifest]:
     """Decode an allocation on both sides: one manifest per chunk, base first."""
-    detail = f"{comparison.name}, {split}, round {round_index}"
+    detail = f"{comparison.name}, {purpose}, round {round_index}"
     with job.progress.stage("decode", detail) as bar:
-        chunks = _plan(job, comparison, prompts, allocation, split, round_index)
+        settings = job.decode_settings(purpose)
+        chunks = _plan(job, comparison, prompts, allocation, purpose, round_index, settings)
         artifact = cast(
             UUID,
             create_progress_artifact(
-                0.0, key=f"decode-{comparison.name}-{split}", description="texts decoded"
+                0.0, key=f"decode-{comparison.name}-{purpose}", description="texts decoded"
             ),
         )
         futures = [
@@ -44,10 +45,11 @@ def decode(
                 job.store,
                 _decode_chunk,
                 chunk.key,
-                f"decode {comparison.name} {chunk.side} {split} {round_index}.{number}",
+                f"decode {comparison.name} {chunk.side} {purpose} {round_index}.{number}",
                 chunk=chunk,
                 model=comparison.models[chunk.side],
-                stream=comparison.streams[chunk.side],
+                counted_as=comparison.counted_as[chunk.side],
+                settings=settings,
                 config=job.config,
                 root=job.root,
             )
@@ -72,10 +74,12 @@ def _plan(
     comparison: Comparison,
     prompts: Manifest,
     allocation: Manifest,
-    split: Split,
+    purpose: Purpose,
     round_index: int,
+    settings: DecodeConfig,
 ) -> list[Chunk]:
     plan = job.store.get_json(allocation.key)
+    split = "validation" if purpose == "validation" else "discovery"
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == split]
     return [
         chunk
@@ -86,13 +90,14 @@ def _plan(
                 plan["counts"],
                 plan["already"],
                 decoder_identity=describe_decoder(
-                    comparison.models[side], job.config.decode, job.config.prompts.format
+                    comparison.models[side], settings, job.config.prompts.format
                 ),
                 seed=job.config.seed,
-                stream=comparison.streams[side],
+                stream=comparison.noise[side],
+                purpose=purpose,
             ),
             side=side,
-            split=split,
+            split=purpose,
             round_index=round_index,
             chunk_texts=job.config.decode.chunk_texts,
         )
@@ -101,18 +106,24 @@ def _plan(
 
 @task(name="decode", tags=["gpu"], **CACHED, **RETRIED)
 def _decode_chunk(
-    key: str, chunk: Chunk, model: ModelConfig, stream: Stream, config: AuditConfig, root: Path
+    key: str,
+    chunk: Chunk,
+    model: ModelConfig,
+    counted_as: str,
+    settings: DecodeConfig,
+    config: AuditConfig,
+    root: Path,
 ) -> Manifest:
     store = ArtifactStore(root)
     if known := recall(store, key):
         return known
-    decoder = load_decoder(model, config.decode, config.prompts.format, config.run.device)
+    decoder = load_decoder(model, settings, config.prompts.format, config.run.device)
     started = time.perf_counter()
     texts = tabulate_texts(chunk, decoder.decode(chunk.requests))
     seconds = time.perf_counter() - started
     store.put_table(key, texts)
     counts: dict[str, Count] = {
-        "stream": stream,
+        "counted_as": counted_as,
         "n_tokens": int(texts["n_tokens"].sum()),
         "n_failed": int((texts["finish"] == "failed").sum()),
     }

@@ -24,11 +24,12 @@ def hypothesize(
     """Write down what may have changed, strongest first."""
     with job.progress.stage("hypothesize", comparison.name):
         key = content_key(
-            "hypothesize/2",
+            "hypothesize/3",
             job.config.hypothesize.model_dump(mode="json"),
             load_proposer(job.config.hypothesize).identity,
             prompts.key,
             clustered.key,
+            comparison.is_coupled,
         )
         return start(
             job.store,
@@ -37,6 +38,7 @@ def hypothesize(
             f"hypothesize {comparison.name}",
             prompts=prompts,
             clustered=clustered,
+            is_paired=comparison.is_coupled,
             job=job,
         ).result()
 
@@ -50,13 +52,18 @@ def load_hypotheses(job: Job, manifest: Manifest) -> list[Hypothesis]:
 
 
 @task(name="hypothesize", **CACHED)
-def _hypothesize(key: str, prompts: Manifest, clustered: Manifest, job: Job) -> Manifest:
+def _hypothesize(
+    key: str, prompts: Manifest, clustered: Manifest, is_paired: bool, job: Job
+) -> Manifest:
     if known := recall(job.store, key):
         return known
     found = load_discovered(job.store, clustered)
     started = time.perf_counter()
     contrasts = build_contrasts(
-        found.texts, found.segments, groups_in_both_splits(load_prompts(job, prompts))
+        found.texts,
+        found.segments,
+        groups_in_both_splits(load_prompts(job, prompts)),
+        is_paired=is_paired,
     )
     hypotheses = propose_all(
         contrasts, load_proposer(job.config.hypothesize), job.config.hypothesize.max_hypotheses

@@ -14,11 +14,12 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks.caching import Manifest
-from whatchanged.config import AuditConfig, LoadedConfig, ModelConfig, load_config
+from whatchanged.config import AuditConfig, DecodeConfig, LoadedConfig, ModelConfig, load_config
 from whatchanged.decode import Stream
+from whatchanged.models.coupling import why_independent
 from whatchanged.preflight import check_audit, choose_run_dir
 from whatchanged.progress import StageBar
-from whatchanged.records import Side
+from whatchanged.records import Purpose, Side
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.runs import RunFolder
@@ -28,11 +29,20 @@ SIDES: tuple[Side, Side] = ("base", "intervention")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who stands on each side, and from which random stream: the pair, or base against base."""
+    """Who stands on each side, whose noise each side decodes with, and under which name its texts
+    are counted: the pair, or base against base. `why_independent` says why the sides do not share
+    their noise; it is empty where they do, and their texts are coupled pairs."""
 
     name: Literal["pair", "null"]
     models: Mapping[Side, ModelConfig]
-    streams: Mapping[Side, Stream]
+    noise: Mapping[Side, Stream]
+    counted_as: Mapping[Side, str]
+    why_independent: str
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether text i of a prompt was decoded with the same noise on both sides."""
+        return not self.why_independent
 
 
 @dataclass
@@ -97,22 +107,38 @@ class Job:
     def vectors(self) -> EmbeddingCache:
         return EmbeddingCache(self.root)
 
+    def decode_settings(self, purpose: Purpose) -> DecodeConfig:
+        """How texts are decoded: shorter for the screen."""
+        settings = self.config.decode
+        if purpose != "screen":
+            return settings
+        shorter = min(self.config.divergence.max_new_tokens, settings.max_new_tokens)
+        return settings.model_copy(update={"max_new_tokens": shorter})
+
     @property
     def pair(self) -> Comparison:
-        """The audit itself."""
+        """The audit itself: coupled where the two models share their tokens."""
+        config = self.config
+        why_not = why_independent(
+            config.base, config.intervention, config.decode, config.prompts.format
+        )
         return Comparison(
             "pair",
-            {"base": self.config.base, "intervention": self.config.intervention},
+            {"base": config.base, "intervention": config.intervention},
+            {"base": "base", "intervention": "intervention" if why_not else "base"},
             {"base": "base", "intervention": "intervention"},
+            why_not,
         )
 
     @property
     def null(self) -> Comparison:
-        """Its null control: the base model against itself, from another random stream."""
+        """Its null control: the base model against itself, under other noise."""
         return Comparison(
             "null",
             {"base": self.config.base, "intervention": self.config.base},
             {"base": "base", "intervention": "null"},
+            {"base": "base", "intervention": "null"},
+            "a model coupled with itself would write every text twice",
         )
 
 

@@ -12,12 +12,30 @@ from prefect.cache_policies import NO_CACHE
 from tasks.caching import Manifest
 from tasks.cluster import load_discovered
 from tasks.decode import load_texts
+from tasks.divergence import load_pairs, load_scores
 from tasks.job import Comparison, Job
 from tasks.judge import load_verdicts
 from tasks.prompts import load_prompts
+from whatchanged.divergence import estimate_divergence, name_method
 from whatchanged.report import build_report
-from whatchanged.summary import RunContent, assemble_run, machine_facts, summarize_run
+from whatchanged.summary import (
+    RunContent,
+    assemble_run,
+    describe_coupling,
+    machine_facts,
+    summarize_run,
+)
 from whatchanged.truth import read_ground_truth
+
+
+@dataclass(frozen=True)
+class Explored:
+    """The allocations of all rounds, the last one empty; the divergences of the screen and of each
+    round; the texts clustered at the end."""
+
+    allocations: list[Manifest]
+    scored: list[Manifest]
+    clustered: Manifest
 
 
 @dataclass(frozen=True)
@@ -39,12 +57,10 @@ class Tested:
     findings: Manifest
 
 
-def report(
-    job: Job, prompts: Manifest, allocations: list[Manifest], tested: list[Tested]
-) -> dict[str, Any]:
+def report(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]) -> dict[str, Any]:
     """Write the run folder and its report; the summary, with the folder's path under "run"."""
     with job.progress.stage("report"):
-        content = _write_report(job, prompts, allocations, tested)
+        content = _write_report(job, prompts, explored, tested)
     # The last stage's own seconds are known only now.
     summary = {**content.summary, "seconds": job.progress.seconds}
     job.folder.write_json("summary.json", summary)
@@ -62,9 +78,9 @@ def report(
 
 @task(name="report", cache_policy=NO_CACHE)
 def _write_report(
-    job: Job, prompts: Manifest, allocations: list[Manifest], tested: list[Tested]
+    job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]
 ) -> RunContent:
-    content = _assemble(job, prompts, allocations, tested)
+    content = _assemble(job, prompts, explored, tested)
     for name, table in content.tables().items():
         job.folder.write_table(f"{name}.parquet", table)
     job.folder.write_json("findings.json", content.findings)
@@ -81,13 +97,13 @@ def _write_report(
     return content
 
 
-def _assemble(
-    job: Job, prompts: Manifest, allocations: list[Manifest], tested: list[Tested]
-) -> RunContent:
+def _assemble(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]) -> RunContent:
     pair, null = tested[0], tested[1] if len(tested) > 1 else None
     store, done = job.store, job.progress.manifests
     found = load_discovered(store, pair.found.clustered)
-    decisions = [store.get_json(allocation.key) for allocation in allocations]
+    decisions = [store.get_json(allocation.key) for allocation in explored.allocations]
+    bank = load_prompts(job, prompts)
+    scores, pairs = load_scores(store, explored.scored), load_pairs(store, explored.scored)
     findings = store.get_json(pair.findings.key)
     null_findings = store.get_json(null.findings.key) if null else []
     fresh = load_texts(store, pair.fresh)
@@ -95,9 +111,12 @@ def _assemble(
     return assemble_run(
         name=job.folder.path.name,
         config=job.config.model_dump(mode="json", by_alias=True),
-        prompts=load_prompts(job, prompts),
+        prompts=bank,
         discovery=found,
         fresh=fresh,
+        scores=scores,
+        divergence=estimate_divergence(scores, pairs, bank),
+        pairs=pairs,
         verdicts=verdicts,
         findings=findings,
         null_findings=null_findings,
@@ -107,6 +126,9 @@ def _assemble(
             judged=list(done.get("judge", {}).values()),
             verdicts=verdicts,
             decisions=decisions,
+            coupling=describe_coupling(
+                pairs, pair.found.comparison.why_independent, name_method(scores)
+            ),
             findings=findings,
             null_findings=null_findings if null else None,
             seconds=job.progress.seconds,

@@ -1,35 +1,56 @@
-"""Active sampling: where the next round decodes, and whether there is one."""
+"""Active sampling: what the screen decodes, where each round decodes, and whether there is one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from prefect import get_run_logger, task
 
 from tasks.caching import CACHED, Manifest, recall, remember, start
 from tasks.cluster import load_discovered
+from tasks.divergence import load_divergence
+from tasks.embed import load_segments
 from tasks.job import Job
 from tasks.prompts import load_prompts
-from whatchanged.discovery import collect_evidence
+from whatchanged.discovery import classify_sides, collect_evidence
+from whatchanged.divergence import add_divergence
 from whatchanged.keys import content_key
 from whatchanged.rounds import close_round, open_rounds
-from whatchanged.sample import RoundQuality
+from whatchanged.sample import RoundQuality, no_evidence
+
+
+def allot_screen(job: Job, prompts: Manifest) -> Manifest:
+    """As many short texts on every discovery prompt as the config says; `n` is 0 for no screen."""
+    uses_screen = job.config.sample.strategy == "active" and job.config.divergence.method == "auto"
+    each = job.config.divergence.texts_per_prompt if uses_screen else 0
+    key = content_key("screen/1", prompts.key, each)
+    bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
+    job.store.put_json(key, {"counts": {p.key: each for p in bank if each}, "already": {}})
+    return Manifest(key=key, n=each * len(bank))
 
 
 def sample(
-    job: Job, prompts: Manifest, clustered: Manifest | None, so_far: list[Manifest]
+    job: Job,
+    prompts: Manifest,
+    scored: list[Manifest],
+    embedded: list[Manifest],
+    clustered: Manifest | None,
+    so_far: list[Manifest],
 ) -> Manifest:
-    """The next allocation `{counts, already, quality, stop_reason}`; `n` is 0 where rounds stop.
+    """The next allocation (`rounds.Decision`); `n` is 0 where rounds stop.
 
-    `clustered` is the last round, None before the seed round; `so_far` are earlier allocations.
+    `scored` are the divergences of the screen and of earlier rounds, `embedded` the segments of
+    earlier rounds, `clustered` is the last round, None before the seed round; `so_far` are earlier
+    allocations.
     """
     with job.progress.stage("sample", f"round {len(so_far)}"):
         key = content_key(
-            "sample/1",
+            "sample/2",
             job.config.sample.model_dump(mode="json"),
             job.config.validation.min_effect,
             job.config.seed,
             prompts.key,
+            [part.key for part in scored],
             clustered.key if clustered else None,
             [part.key for part in so_far],
         )
@@ -39,6 +60,8 @@ def sample(
             key,
             f"sample {len(so_far)}",
             prompts=prompts,
+            scored=scored,
+            embedded=embedded,
             clustered=clustered,
             so_far=so_far,
             job=job,
@@ -47,25 +70,38 @@ def sample(
 
 @task(name="sample", **CACHED)
 def _sample(
-    key: str, prompts: Manifest, clustered: Manifest | None, so_far: list[Manifest], job: Job
+    key: str,
+    prompts: Manifest,
+    scored: list[Manifest],
+    embedded: list[Manifest],
+    clustered: Manifest | None,
+    so_far: list[Manifest],
+    job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
+    estimates = load_divergence(job.store, scored, bank)
+    min_effect, seed = job.config.validation.min_effect, job.config.seed
     if clustered is None:
-        decision = open_rounds(bank, job.config.sample, job.config.seed)
+        screened = add_divergence(no_evidence(len(bank)), estimates)
+        decision = open_rounds(bank, screened, job.config.sample, min_effect=min_effect, seed=seed)
     else:
         found = load_discovered(job.store, clustered)
+        evidence = collect_evidence(found.texts, found.segments, bank)
+        if job.config.sample.acquisition == "classifier":
+            scores = classify_sides(found.texts, *load_segments(job, embedded), bank, seed=seed)
+            evidence = replace(evidence, classifier=scores)
         history = [job.store.get_json(part.key)["quality"] for part in so_far]
         decision = close_round(
             bank,
-            collect_evidence(found.texts, found.segments, bank),
+            add_divergence(evidence, estimates),
             [RoundQuality(**quality) for quality in history if quality],
             job.config.sample,
             silhouette=clustered.measured("silhouette"),
             agreement=clustered.measured("label_agreement"),
-            min_effect=job.config.validation.min_effect,
-            seed=job.config.seed,
+            min_effect=min_effect,
+            seed=seed,
         )
     job.store.put_json(key, asdict(decision))
     n_texts = sum(decision.counts.values())

@@ -21,7 +21,7 @@ def plan_fresh(job: Job, prompts: Manifest, hypotheses: list[Manifest]) -> Manif
     """The allocation of fresh texts that every hypothesis of every comparison needs."""
     with job.progress.stage("validate", "plan"):
         key = content_key(
-            "plan_fresh/1",
+            "plan_fresh/2",
             job.config.validation.model_dump(mode="json"),
             prompts.key,
             [part.key for part in hypotheses],
@@ -42,7 +42,8 @@ def validate(
     """Test every hypothesis: findings, strongest first."""
     with job.progress.stage("validate", comparison.name):
         key = content_key(
-            "validate/1",
+            "validate/2",
+            comparison.is_coupled,
             job.config.validation.model_dump(mode="json"),
             job.config.seed,
             hypotheses.key,
@@ -56,6 +57,7 @@ def validate(
             hypotheses=hypotheses,
             judged=judged,
             fresh=fresh,
+            is_paired=comparison.is_coupled,
             job=job,
         ).result()
 
@@ -77,7 +79,12 @@ def _plan_fresh(key: str, prompts: Manifest, hypotheses: list[Manifest], job: Jo
 
 @task(name="validate", **CACHED)
 def _validate(
-    key: str, hypotheses: Manifest, judged: list[Manifest], fresh: list[Manifest], job: Job
+    key: str,
+    hypotheses: Manifest,
+    judged: list[Manifest],
+    fresh: list[Manifest],
+    is_paired: bool,
+    job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
@@ -88,6 +95,7 @@ def _validate(
         load_texts(job.store, fresh),
         job.config.validation,
         job.config.seed,
+        is_paired=is_paired,
     )
     n_confirmed = sum(finding.status == "confirmed" for finding in findings)
     get_run_logger().info("%d of %d hypotheses confirmed", n_confirmed, len(findings))

@@ -1,51 +1,57 @@
 """Clusters of embeddings, joint over both sides, with a defined answer for every input.
 
-Rows stream through k-means in shuffled chunks that hold both sides in proportion: centroids drawn
-from one side alone would map the space without the other. Degenerate inputs of `fit_clusters`:
+An array is one source of rows, chunks that are read one by one are another, and both go the same
+way: a uniform sample that fits into memory is clustered, every other row then moves its centroid
+once, and every row is labelled. Degenerate inputs of `fit_clusters`:
 
     input                             minibatch_kmeans                 hdbscan
     no rows, or all weights zero      no clusters, labels -1           no clusters, labels -1
     one distinct row                  one cluster, no structure        no clusters, labels -1
     fewer distinct rows than k        one cluster per distinct row     as it finds
+    fewer distinct rows than `start`  the centroids that have rows     as it finds
     fewer rows than min_cluster_size  as it finds                      no clusters, labels -1
     one cloud                         k parts, no structure            labels -1, no structure
+    no new row, or none but new ones  no cluster joins those of start  as it finds
     a row with nan or infinity        InputError naming the row        InputError naming the row
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whatchanged.chunks import ArrayChunks, Chunks, Survey, read_chunks, survey_chunks
+from whatchanged.density import fit_density, scale_min_size
 from whatchanged.errors import InputError, UsageError
+from whatchanged.grow import count_room, found_clusters
+from whatchanged.means import fit_sample, stream
 from whatchanged.nearest import (
     Assignment,
     FloatRows,
     Labels,
     assign,
     check_rows,
-    find_nearest,
+    label_rows,
     limit_threads,
 )
 from whatchanged.quality import (
+    Lineage,
     Quality,
     cohesion,
     describe_lineage,
     has_structure,
     label_agreement,
     measure_quality,
-    project_rows,
-    sample_occurrences,
 )
 from whatchanged.records import NOISE
 
 __all__ = [
     "Assignment",
     "Clustering",
+    "Lineage",
     "Method",
     "Quality",
     "assign",
@@ -60,17 +66,8 @@ __all__ = [
 Weights: TypeAlias = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
 Method: TypeAlias = Literal["minibatch_kmeans", "hdbscan"]
 
-_N_STARTS = 3
-# Rows per cluster in the first chunk: enough for k-means++ to see the space.
-_FIRST_CHUNK_ROWS_PER_CLUSTER = 5
-# A further pass that lowers the inertia by less than this share does not pay for itself.
-_PLATEAU = 0.005
-_MAX_REFILLS = 10
-# Density estimates fail in hundreds of dimensions; 20 axes and 4000 texts take about a second.
-_DENSITY_DIMS = 20
-_DENSITY_TEXTS = 4000
-_MIN_SAMPLED_CLUSTER = 5
-_RADIUS_QUANTILE = 0.95
+# Rows held in memory: 200 MB at 384 columns.
+_MAX_SAMPLE = 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +77,52 @@ class Clustering:
     A margin is the distance to the nearest centroid over the distance to the second nearest: 1 is
     a row on a boundary, and a row that belongs to no cluster at all; 0 a row without a rival.
     Every cluster has a member. `structure_found` is False where the clusters only cut up one
-    cloud, or where there are fewer than two.
+    cloud, or where there are fewer than two. `settled` is the share of rows whose label in the
+    last training pass, at the moment that they passed, is their label still; 1 where none trained.
     """
 
     labels: Labels
     margins: FloatRows
     centroids: FloatRows
     structure_found: bool
+    settled: float = 1.0
 
 
-class _Distinct(NamedTuple):
-    """Distinct rows `(m, d)`, their weights and sides `(m,)`, and where each row went `(n,)`."""
+class _Facts(NamedTuple):
+    """What is known of each row `(n,)`: its weight, its side, whether no earlier round had it."""
 
-    rows: FloatRows
     weights: NDArray[np.float64]
     sides: NDArray[np.bool_]
+    is_new: NDArray[np.bool_]
+
+    def of(self, numbers: NDArray[np.intp]) -> _Facts:
+        """The facts of some rows."""
+        return _Facts(self.weights[numbers], self.sides[numbers], self.is_new[numbers])
+
+
+class _Options(NamedTuple):
+    """The arguments of `fit_clusters` that are not about rows."""
+
+    method: Method
+    n_clusters: int
+    min_cluster_size: int
+    seed: int
+    max_passes: int
+    max_sample: int
+    start: FloatRows | None
+    max_growth: float
+
+
+class _Sample(NamedTuple):
+    """Distinct rows `(m, d)` with their facts, and where each collapsed row went `(n,)`."""
+
+    rows: FloatRows
+    facts: _Facts
     inverse: NDArray[np.intp]
 
 
 def fit_clusters(
-    embeddings: FloatRows,
+    embeddings: FloatRows | Chunks,
     *,
     weights: Weights | None,
     is_intervention: NDArray[np.bool_] | None,
@@ -107,42 +130,50 @@ def fit_clusters(
     n_clusters: int,
     min_cluster_size: int,
     seed: int,
-    max_passes: int = 4,
-    chunk_size: int = 2048,
+    max_passes: int = 20,
+    max_sample: int = _MAX_SAMPLE,
     start: FloatRows | None = None,
+    is_new: NDArray[np.bool_] | None = None,
+    max_growth: float = 0.0,
 ) -> Clustering:
     """The clusters of `embeddings (n, d)`; the table above says what degenerate inputs give.
 
-    `weights (n,)` says how often a row occurs (None: once); a row of weight zero is labelled but
-    moves no centroid. `n_clusters` is for k-means and is clipped to the number of distinct rows;
-    `min_cluster_size`, in texts, is for HDBSCAN. `start (k, d)` continues k-means from the
-    centroids of an earlier round, which keeps cluster numbers comparable.
+    `embeddings` are an array or chunks that can be read again (`chunks.Chunks`): they are read
+    three times, in any order, one at a time. `weights (n,)` says how often a row occurs (None:
+    once); a row of weight zero is labelled but moves no centroid. `n_clusters` is for k-means.
+    `min_cluster_size`, in texts, is for HDBSCAN and for clusters that join.
 
-    k-means is MiniBatchKMeans (Sculley 2010) from the best of three k-means++ starts, for as many
-    passes as lower the inertia by 0.5%. HDBSCAN (Campello et al. 2013) sees at most 4000
-    occurrences on 20 principal axes; other rows join the nearest centroid within that cluster's
-    radius or are noise. The same input gives the same bytes on one machine, whatever the number
-    of threads.
+    k-means starts from breathing k-means++ (`means.find_start`) on a uniform sample of at most
+    `max_sample` rows, passes over the sample until fewer than 1% of its rows change their label,
+    and, where there are more rows, once over all of them as mini-batches (Sculley 2010). Of equal
+    rows in an array only one is clustered, with the weight of all.
+
+    `start (k, d)` continues k-means from the centroids of an earlier round: label i stays label i.
+    Then new clusters may join where rows that are `is_new (n,)`, those that the earlier round did
+    not have, call for them (`grow.found_clusters`), up to `n_clusters * (1 + max_growth)`.
+
+    HDBSCAN (Campello et al. 2013) sees at most 4000 occurrences on 20 principal axes; other rows
+    join the nearest centroid within that cluster's radius or are noise. The same input gives the
+    same bytes on one machine, whatever the number of threads.
 
     Raises InputError for rows that are not finite and UsageError for impossible arguments.
     """
+    options = _Options(
+        method, n_clusters, min_cluster_size, seed, max_passes, max_sample, start,
+        max_growth,
+    )  # fmt: skip
+    _check_options(options)
+    if not isinstance(embeddings, np.ndarray):
+        if not (hasattr(embeddings, "__len__") and hasattr(embeddings, "__getitem__")):
+            raise UsageError(
+                "expected an array or chunks that can be read again, found "
+                f"{type(embeddings).__name__}: give a list of arrays, or chunks.NpyChunks"
+            )
+        return _fit(embeddings, weights, is_intervention, is_new, options)
     rows = check_rows(embeddings)
-    _check_arguments(rows, weights, is_intervention, method, n_clusters, start)
-    distinct = _collapse(rows, weights, is_intervention)
-    used = distinct.weights > 0
-    if not used.any():
-        return _no_clusters(len(rows), rows.shape[1])
-    usable = _Distinct(distinct.rows[used], distinct.weights[used], distinct.sides[used],
-                       distinct.inverse)  # fmt: skip
-    with limit_threads("hdbscan" if method == "hdbscan" else "sklearn.cluster"):
-        if method == "hdbscan":
-            return _fit_density(distinct, usable, min_cluster_size, seed)
-        centroids = _fit_means(usable, n_clusters, seed, max_passes, chunk_size, start)
-        labels, margins = assign(distinct.rows, centroids)
-        found = len(centroids) > 1 and has_structure(
-            usable.rows, usable.weights, len(centroids), seed
-        )
-    return Clustering(labels[distinct.inverse], margins[distinct.inverse], centroids, found)
+    distinct = _collapse(rows, _complete(weights, is_intervention, is_new, len(rows)))
+    fit = _fit(ArrayChunks(distinct.rows), *distinct.facts, options)
+    return replace(fit, labels=fit.labels[distinct.inverse], margins=fit.margins[distinct.inverse])
 
 
 def check_n_clusters(n_clusters: int, n_texts: int) -> None:
@@ -154,47 +185,60 @@ def check_n_clusters(n_clusters: int, n_texts: int) -> None:
         )
 
 
-def _check_arguments(
-    rows: FloatRows,
+def _check_options(options: _Options) -> None:
+    if options.method not in ("minibatch_kmeans", "hdbscan"):
+        raise UsageError(f"expected method minibatch_kmeans or hdbscan, found {options.method!r}")
+    if options.n_clusters < 1:
+        raise UsageError(f"expected at least one cluster, found n_clusters {options.n_clusters}")
+    if options.max_growth < 0:
+        raise UsageError(f"expected a growth of at least 0, found {options.max_growth}")
+
+
+def _complete(
     weights: Weights | None,
     is_intervention: NDArray[np.bool_] | None,
-    method: str,
-    n_clusters: int,
-    start: FloatRows | None,
-) -> None:
-    if method not in ("minibatch_kmeans", "hdbscan"):
-        raise UsageError(f"expected method minibatch_kmeans or hdbscan, found {method!r}")
-    if n_clusters < 1:
-        raise UsageError(f"expected at least one cluster, found n_clusters {n_clusters}")
-    for name, values in (("weights", weights), ("is_intervention", is_intervention)):
-        if values is not None and len(values) != len(rows):
-            raise UsageError(f"expected {len(rows)} {name}, one per row, found {len(values)}")
+    is_new: NDArray[np.bool_] | None,
+    n: int,
+) -> _Facts:
+    """The facts about n rows, defaults filled in; UsageError for what does not fit them."""
+    named = (("weights", weights), ("is_intervention", is_intervention), ("is_new", is_new))
+    for name, values in named:
+        if values is not None and len(values) != n:
+            raise UsageError(f"expected {n} {name}, one per row, found {len(values)}")
     if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise UsageError("expected finite weights of at least 0, found others: use counts")
-    if start is not None and (start.ndim != 2 or start.shape[1] != rows.shape[1] or not len(start)):
-        raise UsageError(
-            f"expected start centroids of shape (k, {rows.shape[1]}), found {start.shape}"
-        )
+    return _Facts(
+        np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64),
+        np.zeros(n, dtype=bool) if is_intervention is None else np.asarray(is_intervention),
+        np.zeros(n, dtype=bool) if is_new is None else np.asarray(is_new),
+    )
 
 
-def _collapse(
-    rows: FloatRows,
-    weights: Weights | None,
-    is_intervention: NDArray[np.bool_] | None,
-) -> _Distinct:
-    """Equal rows as one row that carries their weights; its side is that of the first."""
+def _collapse(rows: FloatRows, facts: _Facts) -> _Sample:
+    """Equal rows as one row that carries their weights; its side is that of the first, and it is
+    new where all of them are."""
+    first, inverse = _find_distinct(rows)
+    weights = np.bincount(inverse, weights=facts.weights, minlength=len(first))
+    n_known = np.bincount(inverse, weights=~facts.is_new, minlength=len(first))
+    return _Sample(
+        rows[first], _Facts(weights.astype(np.float64), facts.sides[first], n_known == 0), inverse
+    )
+
+
+def _find_distinct(rows: FloatRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """One row number per distinct row `(m,)`, in an order that does not depend on theirs, and
+    which of these each row equals `(n,)`."""
     n, d = rows.shape
-    counts = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
-    sides = np.zeros(n, dtype=bool) if is_intervention is None else np.asarray(is_intervention)
     if n == 0 or d == 0:
-        first = np.zeros(min(n, 1), dtype=np.intp)
-        inverse = np.zeros(n, dtype=np.intp)
-    else:
-        # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes.
-        as_bytes = (rows + np.float32(0)).view(np.dtype((np.void, 4 * d))).ravel()
-        _, first, inverse = np.unique(as_bytes, return_index=True, return_inverse=True)
-    merged = np.bincount(inverse, weights=counts, minlength=len(first)).astype(np.float64)
-    return _Distinct(rows[first], merged, sides[first], inverse)
+        return np.zeros(min(n, 1), dtype=np.intp), np.zeros(n, dtype=np.intp)
+    # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes. Rows that differ in
+    # their first eight bytes need no more to be told apart, and sort many times faster by them.
+    beginnings = (rows[:, :2] + np.float32(0)).view(f"u{4 * min(d, 2)}").ravel()
+    first, inverse = np.unique(beginnings, return_index=True, return_inverse=True)[1:]
+    if len(first) < n and d > 2:
+        whole = (rows + np.float32(0)).view(np.dtype((np.void, 4 * d))).ravel()
+        first, inverse = np.unique(whole, return_index=True, return_inverse=True)[1:]
+    return first, inverse
 
 
 def _no_clusters(n: int, d: int) -> Clustering:
@@ -206,128 +250,108 @@ def _no_clusters(n: int, d: int) -> Clustering:
     )
 
 
+def _fit(
+    chunks: Chunks,
+    weights: Weights | None,
+    is_intervention: NDArray[np.bool_] | None,
+    is_new: NDArray[np.bool_] | None,
+    options: _Options,
+) -> Clustering:
+    """The one way to fit: a survey, a fit of the sample, a pass over what the sample lacks, and a
+    pass that labels every row."""
+    rng = np.random.default_rng(options.seed)
+    is_wanted = None if weights is None else np.asarray(weights, dtype=np.float64) > 0
+    survey = survey_chunks(chunks, is_wanted, options.max_sample, rng)
+    n, d = int(survey.starts[-1]), survey.rows.shape[1]
+    facts = _complete(weights, is_intervention, is_new, n)
+    start = options.start
+    if start is not None and (start.ndim != 2 or start.shape[1] != d or not len(start)):
+        raise UsageError(f"expected start centroids of shape (k, {d}), found {start.shape}")
+    if not len(survey.rows):
+        return _no_clusters(n, d)
+    sample = _collapse(survey.rows, facts.of(survey.numbers))
+    is_dense = options.method == "hdbscan"
+    with limit_threads("hdbscan" if is_dense else "sklearn.cluster"):
+        if is_dense:
+            return _fit_density(chunks, survey, sample, facts, options)
+        return _fit_means(chunks, survey, sample, facts, options, rng)
+
+
 def _fit_means(
-    usable: _Distinct,
-    n_clusters: int,
-    seed: int,
-    max_passes: int,
-    chunk_size: int,
-    start: FloatRows | None,
-) -> FloatRows:
-    """Centroids `(k, d)` from streaming passes over the distinct rows; each holds a row."""
-    from sklearn.cluster import MiniBatchKMeans
-
-    rows, weights = usable.rows, usable.weights
-    k = min(n_clusters if start is None else len(start), len(rows))
-    if k == len(rows):
-        return rows
-    rng = np.random.default_rng(seed)
-    first_chunk = max(chunk_size, _FIRST_CHUNK_ROWS_PER_CLUSTER * k)
-    order = _interleaved_order(usable.sides, rng)
-    centroids = (
-        _best_start(rows[order[:first_chunk]], weights[order[:first_chunk]], k, rng)
-        if start is None
-        else np.ascontiguousarray(start[:k], dtype=np.float32)
-    )
-    # Re-seeding small clusters inside a pass would discard rare behaviours when one text is
-    # very frequent, so it is switched off; clusters that end up empty are refilled after a pass.
-    model = MiniBatchKMeans(k, init=centroids, n_init=1, random_state=0, reassignment_ratio=0.0)
-    best = np.inf
-    for _ in range(max_passes):
-        cuts = [0, *range(first_chunk, len(rows), chunk_size), len(rows)]
-        for low, high in pairwise(cuts):
-            part = order[low:high]
-            model.partial_fit(rows[part], sample_weight=weights[part])
-        model.cluster_centers_ = _refill(rows, model.cluster_centers_)
-        inertia = float(weights @ find_nearest(rows, model.cluster_centers_)[1])
-        if inertia < best:
-            centroids = model.cluster_centers_.copy()
-        if inertia >= best * (1 - _PLATEAU):
-            break
-        best = inertia
-        order = _interleaved_order(usable.sides, rng)
-    kept = np.unique(find_nearest(rows, centroids)[0])
-    return np.asarray(centroids[kept], dtype=np.float32)
+    chunks: Chunks,
+    survey: Survey,
+    sample: _Sample,
+    facts: _Facts,
+    options: _Options,
+    rng: np.random.Generator,
+) -> Clustering:
+    """k-means: the sample's, then streamed over the rows that the sample lacks."""
+    weights = sample.facts.weights
+    fit = fit_sample(
+        sample.rows, weights, sample.facts.sides, n_clusters=options.n_clusters,
+        start=_grow(sample, facts, options), max_passes=options.max_passes, rng=rng,
+    )  # fmt: skip
+    passed, trained = fit.labels[sample.inverse], survey.numbers
+    if len(trained) < np.count_nonzero(facts.weights):
+        fit = stream(chunks, survey.starts, facts.weights, fit.means, rng)
+        passed, trained = fit.labels, np.arange(survey.starts[-1])
+    centroids = fit.means.centroids
+    labels, margins = _label(chunks, survey.starts, centroids)
+    settled = float((labels[trained] == passed).mean())
+    kept = np.unique(labels[facts.weights > 0])
+    if len(kept) < len(centroids):
+        centroids = centroids[kept]
+        labels, margins = _label(chunks, survey.starts, centroids)
+    found = len(centroids) > 1 and has_structure(sample.rows, weights, len(centroids), options.seed)
+    return Clustering(labels, margins, centroids, found, settled)
 
 
-def _interleaved_order(sides: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.intp]:
-    """A random order in which every stretch holds both sides in the proportion of the whole."""
-    position = np.empty(len(sides))
-    for side in (False, True):
-        members = rng.permutation(np.flatnonzero(sides == side))
-        position[members] = (np.arange(len(members)) + rng.random()) / max(1, len(members))
-    return np.argsort(position, kind="stable")
+def _grow(sample: _Sample, facts: _Facts, options: _Options) -> FloatRows | None:
+    """The centroids of the earlier round, where there was one, and of the clusters that join."""
+    start = options.start
+    if start is None:
+        return None
+    weights = sample.facts.weights
+    share = float(weights.sum() / facts.weights.sum())
+    founded = found_clusters(
+        sample.rows, weights, sample.facts.is_new, start,
+        min_size=scale_min_size(options.min_cluster_size, share),
+        room=count_room(options.n_clusters, options.max_growth, len(start)),
+    )  # fmt: skip
+    return np.concatenate([start, founded])
 
 
-def _best_start(
-    rows: FloatRows, weights: NDArray[np.float64], k: int, rng: np.random.Generator
-) -> FloatRows:
-    """The k-means++ centroids `(k, d)` (Arthur and Vassilvitskii 2007) of least inertia."""
-    from sklearn.cluster import kmeans_plusplus
-
-    starts = [
-        kmeans_plusplus(rows, k, sample_weight=weights, random_state=int(rng.integers(2**31)))[0]
-        for _ in range(_N_STARTS)
-    ]
-    inertias = [float(weights @ find_nearest(rows, centroids)[1]) for centroids in starts]
-    return np.asarray(starts[int(np.argmin(inertias))], dtype=np.float32)
-
-
-def _refill(rows: FloatRows, centroids: FloatRows) -> FloatRows:
-    """The centroids, those without rows moved onto the rows that fit worst."""
-    filled = centroids.copy()
-    for _ in range(_MAX_REFILLS):
-        labels, squared = find_nearest(rows, filled)
-        empty = np.setdiff1d(np.arange(len(filled)), labels)
-        if not len(empty):
-            break
-        filled[empty] = rows[np.argsort(-squared, kind="stable")[: len(empty)]]
-    return filled
+def _label(
+    chunks: Chunks,
+    starts: NDArray[np.intp],
+    centroids: FloatRows,
+    radii: NDArray[np.float64] | None = None,
+) -> Assignment:
+    """The nearest centroid of every row of the chunks; see `assign`."""
+    found = Assignment(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
+    for place, rows in read_chunks(chunks, starts):
+        found.labels[place], found.margins[place] = label_rows(rows, centroids, radii)
+    return found
 
 
 def _fit_density(
-    distinct: _Distinct, usable: _Distinct, min_cluster_size: int, seed: int
+    chunks: Chunks, survey: Survey, sample: _Sample, facts: _Facts, options: _Options
 ) -> Clustering:
     """HDBSCAN on sampled occurrences; the other rows join the nearest centroid in its radius."""
-    d = distinct.rows.shape[1]
-    picks = sample_occurrences(usable.weights, _DENSITY_TEXTS)
-    sampled = _density_labels(usable, picks, min_cluster_size, seed)
-    n_clusters = int(sampled.max(initial=NOISE)) + 1
-    if n_clusters == 0:
-        return _no_clusters(len(distinct.inverse), d)
-    members = [usable.rows[picks[sampled == label]] for label in range(n_clusters)]
-    centroids = np.stack([rows.mean(axis=0) for rows in members])
-    radii = np.array(
-        [
-            np.quantile(np.linalg.norm(rows - centroid, axis=1), _RADIUS_QUANTILE)
-            for rows, centroid in zip(members, centroids, strict=True)
-        ]
-    )
-    labels, margins = assign(distinct.rows, centroids)
-    _, squared = find_nearest(distinct.rows, centroids)
-    labels[np.sqrt(squared) > radii[labels]] = NOISE
+    rows, weights = sample.rows, sample.facts.weights
+    found = fit_density(
+        rows, weights, min_cluster_size=options.min_cluster_size,
+        total_weight=float(facts.weights.sum()), seed=options.seed,
+    )  # fmt: skip
+    k = len(found.centroids)
+    if k == 0:
+        return _no_clusters(int(survey.starts[-1]), rows.shape[1])
+    labels, margins = _label(chunks, survey.starts, found.centroids, found.radii)
     # A sampled row keeps the label that its own density gave it; the first copy decides.
-    place = np.flatnonzero(distinct.weights > 0)[picks]
-    labels[place[::-1]] = sampled[::-1]
-    found = n_clusters > 1 and has_structure(usable.rows, usable.weights, n_clusters, seed)
-    return Clustering(labels[distinct.inverse], margins[distinct.inverse], centroids, found)
-
-
-def _density_labels(
-    usable: _Distinct, picks: NDArray[np.intp], min_cluster_size: int, seed: int
-) -> Labels:
-    """HDBSCAN labels `(len(picks),)`, noise -1; too few texts or one distinct row are noise."""
-    import hdbscan
-
-    sampled_share = len(picks) / max(1.0, float(usable.weights.sum()))
-    size = max(
-        min(min_cluster_size, _MIN_SAMPLED_CLUSTER), round(min_cluster_size * sampled_share), 2
+    own = np.full(len(rows), NOISE, dtype=np.int32)
+    own[found.picks[::-1]] = found.labels[::-1]
+    is_picked = np.isin(sample.inverse, found.picks)
+    labels[survey.numbers[is_picked]] = own[sample.inverse[is_picked]]
+    return Clustering(
+        labels, margins, found.centroids, k > 1 and has_structure(rows, weights, k, options.seed)
     )
-    if len(usable.rows) < 2 or len(picks) <= size:
-        return np.full(len(picks), NOISE, dtype=np.int32)
-    projected = project_rows(usable.rows[picks], _DENSITY_DIMS, seed).astype(np.float64)
-    # Copies at distance zero have infinite density, which HDBSCAN cannot compare.
-    rng = np.random.default_rng(seed)
-    projected += rng.normal(scale=1e-4 * projected.std(), size=projected.shape)
-    model = hdbscan.HDBSCAN(min_cluster_size=size, core_dist_n_jobs=1)
-    return np.asarray(model.fit_predict(projected), dtype=np.int32)

@@ -24,6 +24,10 @@ MAX_GROUP_FACTOR = 4
 
 Origin = Literal["default", "file", "override"]
 Auto = Literal["auto"]
+AcquisitionName = Literal[
+    "boundary", "posterior_width", "thompson", "divergence", "classifier", "undersampled",
+    "combined",
+]  # fmt: skip
 
 
 class Block(BaseModel):
@@ -51,14 +55,25 @@ class PromptsConfig(Block):
 
 
 class DecodeConfig(Block):
-    """How texts are sampled. `batch_size` never changes a key."""
+    """How texts are sampled. `batch_size` never changes a key. `coupling: auto` decodes both sides
+    with the same noise where their tokens are the same."""
 
     engine: Literal["transformers"] = "transformers"
     max_new_tokens: int = Field(48, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    coupling: Literal["auto", "off"] = "auto"
     batch_size: int | Auto = "auto"
     chunk_texts: int = Field(500, ge=1)
+
+
+class DivergenceConfig(Block):
+    """The screen: short texts per prompt and side, scored under both models. `texts_per_prompt: 0`
+    goes without; `method: sampled` treats the models as black boxes and scores nothing."""
+
+    method: Literal["auto", "sampled"] = "auto"
+    texts_per_prompt: int = Field(4, ge=0)
+    max_new_tokens: int = Field(48, ge=1)
 
 
 class EmbedConfig(Block):
@@ -71,18 +86,27 @@ class EmbedConfig(Block):
 
 
 class ClusterConfig(Block):
-    """Clusters of whole replies (`n_clusters`) and of reply sentences (`n_segment_clusters`)."""
+    """Clusters of whole replies (`n_clusters`) and of reply sentences (`n_segment_clusters`).
+
+    Later rounds may add `max_growth` times as many k-means clusters, each of `min_cluster_size`
+    texts or more, where texts are far from every cluster.
+    """
 
     method: Literal["minibatch_kmeans", "hdbscan"] = "minibatch_kmeans"
     n_clusters: int = Field(40, ge=1)
     n_segment_clusters: int = Field(200, ge=1)
     min_cluster_size: int = Field(15, ge=2)
+    max_growth: float = Field(0.25, ge=0)
 
 
 class SampleConfig(Block):
-    """Texts per side in discovery. `uniform` decodes `max_texts` at once: the exhaustive way."""
+    """Texts per side in discovery. `uniform` decodes `max_texts` at once: the exhaustive way.
+
+    `acquisition` names what scores the prompts for the next round (`acquisition.ACQUISITIONS`).
+    """
 
     strategy: Literal["active", "uniform"] = "active"
+    acquisition: AcquisitionName = "combined"
     seed_texts: int = Field(500, ge=1)
     round_texts: int = Field(250, ge=1)
     max_rounds: int = Field(6, ge=0)
@@ -155,6 +179,7 @@ class AuditConfig(Block):
     intervention: ModelConfig
     prompts: PromptsConfig = PromptsConfig()
     decode: DecodeConfig = DecodeConfig()
+    divergence: DivergenceConfig = DivergenceConfig()
     embed: EmbedConfig = EmbedConfig()
     cluster: ClusterConfig = ClusterConfig()
     sample: SampleConfig = SampleConfig()

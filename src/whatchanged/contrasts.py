@@ -10,16 +10,20 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from whatchanged.paired import mcnemar_z
+
 BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
     """Texts of both sides in one row: the first `n_base` are the base's, the others the
-    intervention's. A mask of texts is `(n_texts,)`."""
+    intervention's. A mask of texts is `(n_texts,)`. With `is_paired` text i of one side and text i
+    of the other were decoded with the same noise, and only pairs that differ count."""
 
     n_base: int
     n_intervention: int
+    is_paired: bool = False
 
     @property
     def n_texts(self) -> int:
@@ -34,9 +38,16 @@ class Sides:
     def z(self, held: BoolArray) -> float:
         """The z-score of meeting a criterion, intervention over base."""
         base, intervention = self.split(held)
-        return float(
-            log_odds_z(int(base.sum()), self.n_base, int(intervention.sum()), self.n_intervention)
-        )
+        n_both = int((base & intervention).sum()) if self.is_paired else 0
+        return float(self.z_of_counts(int(base.sum()), int(intervention.sum()), n_both))
+
+    def z_of_counts(
+        self, hits_base: ArrayLike, hits_intervention: ArrayLike, n_both: ArrayLike
+    ) -> NDArray[np.float64]:
+        """The z-scores of criteria from their counts; `n_both` pairs meet one on both sides."""
+        if self.is_paired:
+            return mcnemar_z(np.subtract(hits_base, n_both), np.subtract(hits_intervention, n_both))
+        return log_odds_z(hits_base, self.n_base, hits_intervention, self.n_intervention)
 
     def effect(self, held: BoolArray) -> float:
         """The share of the intervention's texts minus that of the base's, in [-1, 1]."""
@@ -51,9 +62,9 @@ class Sides:
         """The largest |z| that a criterion met by `n_held` texts can have, `(n_criteria,)`."""
         base = np.minimum(n_held, self.n_base)
         intervention = np.minimum(n_held, self.n_intervention)
+        rest_b, rest_i = n_held - base, n_held - intervention
         return np.maximum(
-            log_odds_z(n_held - intervention, self.n_base, intervention, self.n_intervention),
-            -log_odds_z(base, self.n_base, n_held - base, self.n_intervention),
+            self.z_of_counts(rest_i, intervention, rest_i), -self.z_of_counts(base, rest_b, rest_b)
         )
 
 
@@ -109,12 +120,27 @@ def stratified_z(
     return excess / variance**0.5 if variance > 0 else 0.0
 
 
+def concordant_z(
+    in_base: BoolArray, in_intervention: BoolArray, by_base: BoolArray, by_intervention: BoolArray
+) -> float:
+    """The z-score of a criterion over the pairs whose two texts agree in another criterion.
+
+    Arrays are `(n_pairs,)`. Where a change in the other criterion brings the difference along, it
+    is in the pairs that are left out. 0 where no pair is left.
+    """
+    agree = by_base == by_intervention
+    only_base = int((in_base & ~in_intervention & agree).sum())
+    only_intervention = int((in_intervention & ~in_base & agree).sum())
+    return float(mcnemar_z(only_base, only_intervention))
+
+
 def strength_left(
     in_base: BoolArray,
     in_intervention: BoolArray,
     by_base: BoolArray,
     by_intervention: BoolArray,
     *,
+    is_paired: bool,
     keep_mirrored: bool,
 ) -> float:
     """How strongly a criterion still tells the sides apart, in its own direction, given another.
@@ -127,7 +153,8 @@ def strength_left(
     other_effect = float(by_intervention.mean() - by_base.mean())
     if keep_mirrored and effect * other_effect < 0 and abs(effect) >= 0.75 * abs(other_effect):
         return float("inf")
-    z = stratified_z(in_base, in_intervention, by_base, by_intervention)
+    z_given = concordant_z if is_paired else stratified_z
+    z = z_given(in_base, in_intervention, by_base, by_intervention)
     return z if effect > 0 else -z
 
 

@@ -1,8 +1,8 @@
 """What to decode: text keys, requests and fixed chunks. Decoding itself is a model's business.
 
-A text is named by what it is a sample *of* (model, settings, prompt, seed, stream, index), and its
-key seeds its random stream. So the same request is the same text wherever it is decoded, and a
-stored text is never asked for twice.
+A text is named by its model, its settings and the key of its noise, which prompt, seed, stream and
+index fix. So the same request is the same text wherever it is decoded, and a stored text is never
+asked for twice. Two models that decode from one stream share their noise: their texts are pairs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from whatchanged.keys import content_key
-from whatchanged.records import Chunk, Completion, DecodeRequest, Prompt, Side, Split
+from whatchanged.records import Chunk, Completion, DecodeRequest, Prompt, Purpose, Side
 
 TEXTUAL = ("text_key", "prompt_key", "prompt", "text", "finish", "reason")
 
+# Whose noise. A coupled intervention decodes with the base's.
 Stream = Literal["base", "intervention", "null"]
 
 
@@ -29,22 +31,26 @@ def plan_requests(
     decoder_identity: str,
     seed: int,
     stream: Stream,
+    purpose: Purpose,
 ) -> list[DecodeRequest]:
     """`counts[prompt_key]` new requests per prompt, numbered on from `already[prompt_key]`.
 
-    Prompts that are absent from `counts` get none. Streams of equal models are independent: the
-    stream is part of every text's key.
+    Prompts that are absent from `counts` get none. Different streams are independent, and the
+    screen's texts are so of all others.
     """
+    streams = (stream, "screen") if purpose == "screen" else (stream,)
     return [
         DecodeRequest(
-            text_key=content_key("text/1", decoder_identity, seed, stream, prompt.prompt, index),
+            text_key=content_key("text/2", decoder_identity, noise_key),
             prompt_key=prompt.key,
             prompt=prompt.prompt,
             index=index,
+            noise_key=noise_key,
         )
         for prompt in prompts
         for start in (already.get(prompt.key, 0),)
         for index in range(start, start + counts.get(prompt.key, 0))
+        for noise_key in (content_key("noise/1", seed, streams, prompt.prompt, index),)
     ]
 
 
@@ -52,7 +58,7 @@ def plan_chunks(
     requests: Sequence[DecodeRequest],
     *,
     side: Side,
-    split: Split,
+    split: Purpose,
     round_index: int,
     chunk_texts: int,
 ) -> list[Chunk]:
@@ -69,7 +75,7 @@ def plan_chunks(
     return [
         Chunk(
             key=content_key(
-                "decode/1", side, split, round_index, [request.text_key for request in part]
+                "decode/2", side, split, round_index, [request.text_key for request in part]
             ),
             side=side,
             split=split,
@@ -99,6 +105,7 @@ def tabulate_texts(chunk: Chunk, completions: Sequence[Completion]) -> pd.DataFr
             "n_tokens": [completion.n_tokens for completion in completions],
             "finish": [completion.finish for completion in completions],
             "reason": [completion.reason for completion in completions],
+            "token_ids": [np.array(c.token_ids, dtype=np.int32) for c in completions],
         }
     )
 

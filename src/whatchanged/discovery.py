@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whatchanged import stats
+from whatchanged.acquisition import classifier_scores
 from whatchanged.cluster import (
     Clustering,
+    Lineage,
     Quality,
     cohesion,
     describe_lineage,
@@ -29,13 +30,14 @@ from whatchanged.config import ClusterConfig
 from whatchanged.embed import mean_by_text
 from whatchanged.records import NOISE, Prompt
 from whatchanged.sample import Evidence
+from whatchanged.weighting import ReweightedDifference, reweighted_difference
 
 Level = Literal["text", "segment"]
 
 CLUSTER_COLUMNS = (
     "level", "round", "cluster", "label", "n_base", "n_intervention", "share_base",
     "share_intervention", "difference", "ci_low", "ci_high", "cohesion", "silhouette", "lineage",
-    "exemplar",
+    "lineage_share", "origin", "exemplar",
 )  # fmt: skip
 MAP_COLUMNS = ("text_key", "x", "y")
 
@@ -99,9 +101,8 @@ def cluster_texts(
     they stay noise.
     """
     holders = _rows_of(segments["text_key"], texts["text_key"])
-    start = previous.centroids if previous else {}
-    replies = _cluster_replies(texts, holders, vectors, config, start.get("text"), seed)
-    parts = _cluster_segments(texts, segments, holders, vectors, config, start.get("segment"), seed)
+    replies = _cluster_replies(texts, holders, vectors, config, previous, seed)
+    parts = _cluster_segments(texts, segments, holders, vectors, config, previous, seed)
     clusters = [_describe(level, texts, previous, round_index) for level in (replies, parts)]
     return ClusteredTexts(
         texts.assign(label=replies.labels, margin=replies.margins),
@@ -119,13 +120,14 @@ def _cluster_replies(
     holders: NDArray[np.intp],
     vectors: NDArray[np.float32],
     config: ClusterConfig,
-    start: NDArray[np.float32] | None,
+    previous: PreviousRound | None,
     seed: int,
 ) -> _Members:
     replies = mean_by_text(vectors, holders, len(texts))
     spoken = np.flatnonzero(np.any(replies != 0, axis=1))
     sides = (texts["side"] == "intervention").to_numpy()[spoken]
-    fit = _fit(replies[spoken], None, sides, config, config.n_clusters, seed, start)
+    keys = texts["text_key"].iloc[spoken]
+    fit = _fit("text", keys, replies[spoken], None, sides, config, previous, seed)
     labels = np.full(len(texts), NOISE, dtype=np.int32)
     margins = np.full(len(texts), np.nan, dtype=np.float32)
     labels[spoken], margins[spoken] = fit.labels, fit.margins
@@ -141,7 +143,7 @@ def _cluster_segments(
     holders: NDArray[np.intp],
     vectors: NDArray[np.float32],
     config: ClusterConfig,
-    start: NDArray[np.float32] | None,
+    previous: PreviousRound | None,
     seed: int,
 ) -> _Members:
     """Each distinct segment counts as often as it occurs, on the side that said it first."""
@@ -151,10 +153,11 @@ def _cluster_segments(
     )  # fmt: skip
     sides = (texts["side"] == "intervention").to_numpy()[holders[first]]
     weights = counts.astype(np.float64)
-    fit = _fit(vectors[first], weights, sides, config, config.n_segment_clusters, seed, start)
+    keys = pd.Series(distinct)
+    fit = _fit("segment", keys, vectors[first], weights, sides, config, previous, seed)
     return _Members(
         "segment", holders, segments["segment"], vectors, fit.labels[inverse],
-        fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=distinct),
+        fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=keys),
         measure_quality(vectors[first], fit.labels, seed=seed),
     )  # fmt: skip
 
@@ -201,6 +204,27 @@ def collect_evidence(
     return Evidence(hits[0], hits[1], n_texts[0], n_texts[1], boundary)
 
 
+def classify_sides(
+    texts: pd.DataFrame,
+    segments: pd.DataFrame,
+    vectors: NDArray[np.float32],
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+) -> NDArray[np.float64]:
+    """How well a classifier tells the sides of each prompt apart (`classifier_scores`),
+    `(n_prompts,)`; `vectors (n_segments, d_embed)` follow the rows of `segments`."""
+    row_of = {prompt.key: row for row, prompt in enumerate(prompts)}
+    replies = mean_by_text(vectors, _rows_of(segments["text_key"], texts["text_key"]), len(texts))
+    return classifier_scores(
+        replies,
+        (texts["side"] == "intervention").to_numpy(),
+        texts["prompt_key"].map(row_of).to_numpy().astype(np.intp),
+        len(prompts),
+        seed=seed,
+    )
+
+
 def map_texts(
     texts: pd.DataFrame, segments: pd.DataFrame, vectors: NDArray[np.float32]
 ) -> pd.DataFrame:
@@ -220,23 +244,29 @@ def map_texts(
 
 
 def _fit(
+    level: Level,
+    keys: pd.Series[str],
     vectors: NDArray[np.float32],
     weights: NDArray[np.float64] | None,
     is_intervention: NDArray[np.bool_],
     config: ClusterConfig,
-    n_clusters: int,
+    previous: PreviousRound | None,
     seed: int,
-    start: NDArray[np.float32] | None,
 ) -> Clustering:
+    """The clusters of one level; what the previous round did not have may found new ones."""
+    start = previous.centroids[level] if previous else None
+    is_new = ~keys.isin(previous.labels[level].index).to_numpy() if previous else None
     return fit_clusters(
         vectors,
         weights=weights,
         is_intervention=is_intervention,
         method=config.method,
-        n_clusters=n_clusters,
+        n_clusters=config.n_clusters if level == "text" else config.n_segment_clusters,
         min_cluster_size=config.min_cluster_size,
         seed=seed,
         start=start if start is not None and len(start) else None,
+        is_new=is_new,
+        max_growth=config.max_growth,
     )
 
 
@@ -248,9 +278,10 @@ def _rows_of(keys: pd.Series, index: pd.Series) -> NDArray[np.intp]:
 def _describe(
     members: _Members, texts: pd.DataFrame, previous: PreviousRound | None, round_index: int
 ) -> pd.DataFrame:
-    """One row per cluster: its texts on each side, their share difference, its exemplar."""
+    """One row per cluster: its texts on each side, the difference of their shares as if every
+    prompt had been decoded equally often, its exemplar."""
     on_intervention = (texts["side"] == "intervention").to_numpy()
-    n_base, n_intervention = int((~on_intervention).sum()), int(on_intervention.sum())
+    shares = _share_differences(members, texts, on_intervention)
     tightness = cohesion(members.vectors, members.labels, members.centroids)
     lineage = _lineage(previous, members)
     rows = []
@@ -258,41 +289,59 @@ def _describe(
         inside = np.flatnonzero(members.labels == label)
         sides = on_intervention[np.unique(members.holders[inside])]
         in_base, in_intervention = int((~sides).sum()), int(sides.sum())
-        shares = stats.share_difference(in_base, n_base, in_intervention, n_intervention)
         central = inside[np.argmax(members.vectors[inside] @ centroid)]
         rows.append(
             (
                 members.level, round_index, f"{round_index}-{members.level[0]}{label}", label,
-                in_base, in_intervention, shares.share_base, shares.share_intervention,
-                shares.effect, shares.ci_low, shares.ci_high, float(tightness[label]),
-                members.quality.by_cluster.get(label, np.nan), int(lineage[label]),
+                in_base, in_intervention, float(shares.share_base[label]),
+                float(shares.share_intervention[label]), float(shares.effect[label]),
+                float(shares.ci_low[label]), float(shares.ci_high[label]), float(tightness[label]),
+                members.quality.by_cluster.get(label, np.nan), int(lineage.ancestors[label]),
+                float(lineage.shares[label]), lineage.origins[label],
                 str(members.contents.iloc[central]),
             )
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
 
 
-def _common(
+def _share_differences(
+    members: _Members, texts: pd.DataFrame, on_intervention: NDArray[np.bool_]
+) -> ReweightedDifference:
+    """The reweighted share difference of every cluster, over the prompts that were decoded."""
+    prompt, keys = pd.factorize(texts["prompt_key"])
+    held = np.column_stack([members.holders, members.labels])[members.labels >= 0]
+    rows, labels = np.unique(held, axis=0).T
+    side = on_intervention.astype(np.intp)
+    hits = np.zeros((2, len(keys), len(members.centroids)), dtype=np.int64)
+    np.add.at(hits, (side[rows], prompt[rows], labels), 1)
+    n_texts = np.zeros((2, len(keys)), dtype=np.int64)
+    np.add.at(n_texts, (side, prompt), 1)
+    return reweighted_difference(hits[0], n_texts[0], hits[1], n_texts[1])
+
+
+def _both_labels(
     previous: PreviousRound | None, members: _Members
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Old and new labels of what both rounds hold."""
-    if previous is None:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    old = previous.labels[members.level].rename("old")
-    both = pd.concat([old, members.label_of.rename("new")], axis=1, join="inner")
-    return both["old"].to_numpy(np.int32), both["new"].to_numpy(np.int32)
+    """The previous and the present label of everything that has one now; noise where it was not
+    there before."""
+    keys = members.label_of.index
+    old = previous.labels[members.level].reindex(keys, fill_value=NOISE) if previous else None
+    old_labels = np.full(len(keys), NOISE) if old is None else old.to_numpy()
+    return old_labels.astype(np.int32), members.label_of.to_numpy().astype(np.int32)
 
 
 def _agreement(previous: PreviousRound | None, members: _Members) -> float | None:
-    return label_agreement(*_common(previous, members))
+    """The label agreement with the previous round on what both rounds hold."""
+    if previous is None:
+        return None
+    old, new = _both_labels(previous, members)
+    is_common = members.label_of.index.isin(previous.labels[members.level].index)
+    return label_agreement(old[is_common], new[is_common])
 
 
-def _lineage(previous: PreviousRound | None, members: _Members) -> NDArray[np.int64]:
-    """The ancestor of every cluster, -1 where it has none."""
-    found = describe_lineage(*_common(previous, members))
-    lineage = np.full(len(members.centroids), NOISE, dtype=np.int64)
-    lineage[: len(found)] = found
-    return lineage
+def _lineage(previous: PreviousRound | None, members: _Members) -> Lineage:
+    """Where the clusters come from; those of the first round are new."""
+    return describe_lineage(*_both_labels(previous, members))
 
 
 def largest_differences(clusters: pd.DataFrame, n: int = 20) -> list[dict[str, Any]]:

@@ -101,6 +101,12 @@ class _Candidate:
     base: IntArray
     intervention: IntArray
     meets: BoolArray
+    is_paired: bool
+    weights: NDArray[np.float64] | None
+
+    def share(self, held: BoolArray) -> float:
+        """The share of a side's texts, `(n,)` of the contrast, reweighted to the prompts."""
+        return float(np.average(held, weights=self.weights))
 
 
 def _collect(
@@ -117,8 +123,11 @@ def _collect(
         for proposal in proposer.propose(contrast, limit):
             meets = texts.mark(contrast, proposal.in_base, proposal.in_intervention)
             candidates.append(
-                _Candidate(proposal, contrast.scope, contrast.cluster, base, intervention, meets)
-            )
+                _Candidate(
+                    proposal, contrast.scope, contrast.cluster, base, intervention, meets,
+                    contrast.is_paired, contrast.weights,
+                )
+            )  # fmt: skip
     return candidates
 
 
@@ -222,6 +231,7 @@ def _strength_given(one: _Candidate, other: _Candidate) -> float:
         one.proposal.in_intervention,
         other.meets[one.base],
         other.meets[one.intervention],
+        is_paired=one.is_paired,
         keep_mirrored=is_readable(one.proposal.criterion),
     )
 
@@ -236,9 +246,8 @@ def _rank(candidate: _Candidate) -> tuple[float, str, str]:
 
 def _write_hypothesis(number: int, candidate: _Candidate) -> Hypothesis:
     proposal = candidate.proposal
-    share_base, share_intervention = (
-        float(proposal.in_base.mean()), float(proposal.in_intervention.mean())
-    )  # fmt: skip
+    share_base = candidate.share(proposal.in_base)
+    share_intervention = candidate.share(proposal.in_intervention)
     where = _describe_scope(candidate.scope)
     return Hypothesis(
         id=f"h{number:03d}",
@@ -254,8 +263,15 @@ def _write_hypothesis(number: int, candidate: _Candidate) -> Hypothesis:
         evidence_terms=proposal.evidence_terms,
         share_base=share_base,
         share_intervention=share_intervention,
+        share_discordant=_share_discordant(candidate),
         strength=proposal.strength,
     )
+
+
+def _share_discordant(candidate: _Candidate) -> float | None:
+    if not candidate.is_paired:
+        return None
+    return candidate.share(candidate.proposal.in_base != candidate.proposal.in_intervention)
 
 
 def _describe_scope(scope: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeAlias
 
@@ -15,7 +16,8 @@ from whatchanged.records import NOISE
 FloatRows: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.int32]
 
-_BLOCK_ROWS = 4096
+# A block's distances to a few hundred centroids stay in the processor's cache.
+_BLOCK_ROWS = 1024
 
 
 def limit_threads(*libraries: str) -> AbstractContextManager[object]:
@@ -39,25 +41,78 @@ class Assignment(NamedTuple):
     margins: FloatRows
 
 
-def assign(embeddings: FloatRows, centroids: FloatRows) -> Assignment:
+class Distances(NamedTuple):
+    """`labels (n,)` of the nearest centroids and `rivals (n,)` of the second nearest, with the
+    squared distances to both. Where there is one centroid only, the second distance is infinite.
+    """
+
+    labels: NDArray[np.intp]
+    rivals: NDArray[np.intp]
+    nearest: FloatRows
+    second: FloatRows
+
+
+def assign(
+    embeddings: FloatRows, centroids: FloatRows, radii: NDArray[np.float64] | None = None
+) -> Assignment:
     """The nearest centroid and the boundary margin of every row, in blocks of bounded memory.
 
-    One centroid gives label 0 and margin 0; none gives label -1 and margin 1. Raises InputError
-    for rows that are not finite.
+    One centroid gives label 0 and margin 0; none gives label -1 and margin 1. With `radii (k,)`, a
+    row beyond the radius of its centroid is noise. Raises InputError for rows that are not finite.
     """
     rows = check_rows(embeddings)
-    labels = np.full(len(rows), NOISE, dtype=np.int32)
-    margins = np.ones(len(rows), dtype=np.float32)
-    if len(centroids) == 0:
-        return Assignment(labels, margins)
     with limit_threads():
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
-            labels[block], nearest, second = _nearest_two(rows[block], centroids)
-            margins[block] = np.sqrt(
-                np.divide(nearest, second, out=np.ones_like(nearest), where=second > 0)
-            )
-    return Assignment(labels, margins)
+        return label_rows(rows, centroids, radii)
+
+
+def label_rows(
+    rows: FloatRows, centroids: FloatRows, radii: NDArray[np.float64] | None
+) -> Assignment:
+    """`assign` for rows that are known to be finite, where threads are limited already."""
+    if len(centroids) == 0:
+        return Assignment(
+            np.full(len(rows), NOISE, dtype=np.int32), np.ones(len(rows), dtype=np.float32)
+        )
+    found = measure_distances(rows, centroids)
+    labels = found.labels.astype(np.int32)
+    margins = np.ones_like(found.nearest)
+    np.divide(found.nearest, found.second, out=margins, where=found.second > 0)
+    if radii is not None:
+        labels[np.sqrt(found.nearest) > radii[labels]] = NOISE
+    return Assignment(labels, np.sqrt(margins))
+
+
+def measure_distances(rows: FloatRows, centroids: FloatRows) -> Distances:
+    """Nearest and second nearest of at least one centroid `(k, d)`, for every row `(n, d)`."""
+    found = Distances(
+        np.empty(len(rows), dtype=np.intp),
+        np.empty(len(rows), dtype=np.intp),
+        np.empty(len(rows), dtype=np.float32),
+        np.empty(len(rows), dtype=np.float32),
+    )
+    doubled = np.ascontiguousarray(-2 * centroids.T)
+    lengths = np.einsum("kd,kd->k", centroids, centroids)
+    for part in blocks(len(rows)):
+        block = rows[part]
+        # A row's own length moves all its distances alike, so it waits for the two that are kept.
+        offsets = block @ doubled
+        offsets += lengths
+        each = np.arange(len(block))
+        labels = offsets.argmin(axis=1)
+        own = np.einsum("nd,nd->n", block, block)
+        found.labels[part] = labels
+        found.nearest[part] = offsets[each, labels] + own
+        offsets[each, labels] = np.inf
+        found.rivals[part] = rivals = offsets.argmin(axis=1)
+        found.second[part] = offsets[each, rivals] + own
+    np.maximum(found.nearest, 0, out=found.nearest)
+    np.maximum(found.second, 0, out=found.second)
+    return found
+
+
+def blocks(n: int, size: int = _BLOCK_ROWS) -> Iterator[slice]:
+    """Consecutive stretches of at most `size` of `n` rows."""
+    return (slice(low, min(n, low + size)) for low in range(0, n, size))
 
 
 def check_rows(embeddings: FloatRows) -> FloatRows:
@@ -66,41 +121,30 @@ def check_rows(embeddings: FloatRows) -> FloatRows:
     Raises InputError naming the rows whose squared length is not finite, and UsageError for
     another shape.
     """
-    rows = np.ascontiguousarray(embeddings, dtype=np.float32)
-    if rows.ndim != 2:
-        raise UsageError(f"expected embeddings of shape (n, d), found shape {rows.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        bad = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", rows, rows)))
-    if len(bad):
-        named = ", ".join(str(row) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        raise InputError(
-            f"expected finite embeddings, found nan, infinity or overflow in {len(bad)} of "
-            f"{len(rows)} rows ({named}): embed these texts again"
-        )
+    rows = as_rows(embeddings)
+    refuse_rows(find_not_finite(rows).tolist(), len(rows))
     return rows
 
 
-def _nearest_two(
-    rows: FloatRows, centroids: FloatRows
-) -> tuple[NDArray[np.intp], FloatRows, FloatRows]:
-    """The nearest centroid of each row, and the squared distances to it and to the next one.
-
-    With a single centroid the second distance is infinite.
-    """
-    squared = np.einsum("kd,kd->k", centroids, centroids) - 2 * (rows @ centroids.T)  # (n, k)
-    squared += np.einsum("nd,nd->n", rows, rows)[:, None]
-    np.maximum(squared, 0, out=squared)
-    each = np.arange(len(rows))
-    labels = squared.argmin(axis=1)
-    nearest = squared[each, labels]
-    squared[each, labels] = np.inf
-    return labels, nearest, squared.min(axis=1)
+def as_rows(embeddings: FloatRows) -> FloatRows:
+    """The embeddings as contiguous float32; raises UsageError where they are not `(n, d)`."""
+    rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if rows.ndim != 2:
+        raise UsageError(f"expected embeddings of shape (n, d), found shape {rows.shape}")
+    return rows
 
 
-def find_nearest(rows: FloatRows, centroids: FloatRows) -> tuple[NDArray[np.intp], FloatRows]:
-    """The nearest centroid of every row and the squared distance to it."""
-    parts = [
-        _nearest_two(rows[start : start + _BLOCK_ROWS], centroids)[:2]
-        for start in range(0, len(rows), _BLOCK_ROWS)
-    ]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+def find_not_finite(rows: FloatRows) -> NDArray[np.intp]:
+    """The numbers of the rows whose squared length is nan, infinite, or too large for a float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", rows, rows)))
+
+
+def refuse_rows(bad: Sequence[int], n: int) -> None:
+    """Raises InputError naming the `bad` ones of `n` rows, where there are any."""
+    if bad:
+        named = ", ".join(str(row) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise InputError(
+            f"expected finite embeddings, found nan, infinity or overflow in {len(bad)} of "
+            f"{n} rows ({named}): embed these texts again"
+        )

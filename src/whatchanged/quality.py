@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,16 @@ class Quality:
     silhouette: float | None
     davies_bouldin: float | None
     by_cluster: Mapping[int, float]
+
+
+class Lineage(NamedTuple):
+    """The ancestor of every cluster `(k,)`, -1 where it has none; the share `(k,)`, in [0, 1], of
+    the cluster's rows that were the ancestor's; and what became of it: "continued", "split" or
+    "new"."""
+
+    ancestors: Labels
+    shares: NDArray[np.float64]
+    origins: tuple[str, ...]
 
 
 def measure_quality(
@@ -76,23 +86,34 @@ def label_agreement(labels_a: AnyLabels, labels_b: AnyLabels) -> float | None:
     return float(adjusted_rand_score(labels_a, labels_b))
 
 
-def describe_lineage(previous_labels: AnyLabels, labels: AnyLabels) -> Labels:
-    """For every cluster `(k,)`, the previous cluster that it shares most rows with, or -1.
+def describe_lineage(previous_labels: AnyLabels, labels: AnyLabels) -> Lineage:
+    """Where every cluster comes from, by the rows that it shares with the clusters before.
 
-    Both labellings are of the same rows; k is the highest label plus one. A cluster whose rows
-    were all noise, or that has no rows, descends from none; ties go to the lower number.
+    Both labellings `(n,)` are of the same rows, a row that the earlier one lacks being noise there;
+    k is the highest label plus one. Of the clusters with one ancestor, the one with most of its
+    rows has "continued" it. Another has "split" from it if most of its own rows are the ancestor's;
+    if not, it is "new", as is a cluster without ancestor. Overlap as in MONIC (Spiliopoulou et al.
+    2006), with its threshold of one half. Ties go to the lower number.
 
     Raises UsageError for lengths that differ.
     """
     _check_same_length(previous_labels, labels)
-    n_clusters = int(labels.max(initial=NOISE)) + 1
-    n_previous = int(previous_labels.max(initial=NOISE)) + 1
-    if n_clusters == 0 or n_previous == 0:
-        return np.full(n_clusters, NOISE, dtype=np.int32)
+    k = int(labels.max(initial=NOISE)) + 1
+    # One more than there were keeps the counts two-dimensional where there was no cluster.
+    n_previous = int(previous_labels.max(initial=NOISE)) + 2
     both = (labels != NOISE) & (previous_labels != NOISE)
     pairs = labels[both].astype(np.int64) * n_previous + previous_labels[both]
-    shared = np.bincount(pairs, minlength=n_clusters * n_previous).reshape(n_clusters, n_previous)
-    return np.where(shared.any(axis=1), shared.argmax(axis=1), NOISE).astype(np.int32)
+    shared = np.bincount(pairs, minlength=k * n_previous).reshape(k, n_previous)
+    sizes = np.bincount(labels[labels != NOISE], minlength=k)
+    most = shared.max(axis=1, initial=0)
+    ancestors = np.where(most > 0, shared.argmax(axis=1), NOISE).astype(np.int32)
+    shares = most / np.maximum(sizes, 1)
+    # Stable, so that of clusters with equally many rows of an ancestor the first one is its heir.
+    order = np.argsort(-most, kind="stable")
+    heirs = order[np.unique(ancestors[order], return_index=True)[1]]
+    is_heir = np.isin(np.arange(k), heirs) & (ancestors != NOISE)
+    origins = np.where(is_heir, "continued", np.where(shares > 0.5, "split", "new"))
+    return Lineage(ancestors, shares, tuple(origins.tolist()))
 
 
 def cohesion(embeddings: FloatRows, labels: AnyLabels, centroids: FloatRows) -> NDArray[np.float64]:

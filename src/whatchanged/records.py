@@ -9,8 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 Side = Literal["base", "intervention"]
 Split = Literal["discovery", "validation"]
+# What texts are decoded for; the screen decodes short texts on discovery prompts.
+Purpose = Literal["screen", "discovery", "validation"]
 Finish = Literal["stop", "length", "failed"]
 Outcome = Literal["answered", "refused", "cut_off", "malformed", "failed"]
 Tier = Literal["cheap", "expensive"]
@@ -21,7 +26,8 @@ NOISE = -1
 
 TEXT_COLUMNS = (
     "text_key", "prompt_key", "side", "split", "round", "prompt", "text", "n_tokens", "finish",
-    "label", "margin", "logprob_base", "logprob_intervention",
+    "label", "margin", "logprob_base", "logprob_intervention", "token_ids",
+    "differences",
 )  # fmt: skip
 SEGMENT_COLUMNS = ("text_key", "position", "segment_key", "segment", "label", "margin")
 PROMPT_COLUMNS = ("prompt_key", "prompt", "group", "split")
@@ -42,15 +48,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """One text to decode: the prompt, which of its samples this is, and the text's own key.
+    """One text to decode: the prompt, which of its samples this is, the text's own key, and the
+    key of its noise.
 
-    The key seeds the text's random stream, so a text does not depend on its chunk or worker.
+    The noise is a function of its key, so a text does not depend on its chunk or worker; texts of
+    two models with one noise key are a coupled pair.
     """
 
     text_key: str
     prompt_key: str
     prompt: str
     index: int
+    noise_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +68,60 @@ class Chunk:
 
     key: str
     side: Side
-    split: Split
+    split: Purpose
     round: int
     requests: tuple[DecodeRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a decoder wrote for one request. `reason` says why, where `finish` is "failed"."""
+    """What a decoder wrote for one request. `reason` says why, where `finish` is "failed".
+
+    `token_ids` are the tokens as they were drawn, with the one that ended the text where `finish`
+    is "stop"; `n_tokens` does not count that one.
+    """
 
     text: str
     n_tokens: int
     finish: Finish
     reason: str = ""
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """A text to score under both models: its prompt, its words, and its tokens as they were drawn
+    (with the one that ended the text, where one did)."""
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """How likely two models find one text, at the temperature of decoding, in nats.
+
+    `logprob_base` and `logprob_intervention` are the log-probabilities of the whole text given its
+    prompt. `kl_base` is the sum over the text's positions of KL(base || intervention) between the
+    two next-token distributions, `kl_intervention` that of the reverse: on texts of its first side,
+    each has the divergence of the whole texts as its mean, with far less noise than the log-ratio
+    (Amini et al. 2025, "Better estimation of the KL divergence between language models").
+    `parting` in [0, 1] is 1 less the product over positions of 1 - TV, the total variation of the
+    next-token distributions: about the probability that the two models, coupled as tightly as they
+    can be step by step, part somewhere along this text. `differences (n_tokens,)` are the
+    log-probabilities per token, base minus intervention.
+
+    Where the models' tokens differ, only the two totals are known: the others are NaN, and
+    `differences` is empty. A text that cannot be scored is NaN throughout.
+    """
+
+    logprob_base: float
+    logprob_intervention: float
+    kl_base: float
+    kl_intervention: float
+    parting: float
+    differences: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +131,8 @@ class Hypothesis:
     `statement` is for people and names the sides; `criterion` is what a judge checks in one text,
     and names neither side nor model. `scope` is a prompt group, or None for all prompts.
     `share_base` and `share_intervention` are discovery shares: they plan the test, never decide it.
+    `share_discordant` is the share of coupled pairs that meet the criterion on one side only, None
+    where the sides were decoded independently.
     """
 
     id: str
@@ -93,6 +145,7 @@ class Hypothesis:
     share_base: float
     share_intervention: float
     strength: float
+    share_discordant: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from whatchanged.acquisition import ACQUISITIONS
 from whatchanged.config import SampleConfig
+from whatchanged.differences import share_resolved
 from whatchanged.keys import content_key, seed_from_key
 from whatchanged.records import Prompt
 from whatchanged.sample import (
     Evidence,
     RoundQuality,
     allocate,
-    cluster_uncertainty,
-    prompt_scores,
     seed_allocation,
-    share_resolved,
     stop_reason,
 )
+from whatchanged.screen import StageReport, screen_clusters, screen_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,45 @@ class Decision:
     """New texts per prompt key and side (`counts`), and those decoded before (`already`).
 
     `stop_reason` is empty while there is something to decode. `quality` describes the round that
-    led here; the seed round has none.
+    led here, and `stages` what the filter before targeted decoding and the one before full analysis
+    dropped; the seed round has neither.
     """
 
     counts: dict[str, int]
     already: dict[str, int]
     quality: RoundQuality | None
     stop_reason: str
+    stages: tuple[StageReport, ...] = ()
 
 
-def open_rounds(bank: Sequence[Prompt], config: SampleConfig, seed: int) -> Decision:
-    """The seed round, spread evenly; `uniform` sampling decodes all of `max_texts` here."""
-    n_texts = config.max_texts if config.strategy == "uniform" else config.seed_texts
-    counts = seed_allocation(len(bank), min(n_texts, config.max_texts), _seed(seed, 0))
-    return Decision(_by_key(bank, counts), {}, None, "")
+def open_rounds(
+    bank: Sequence[Prompt],
+    screened: Evidence,
+    config: SampleConfig,
+    *,
+    min_effect: float,
+    seed: int,
+) -> Decision:
+    """The seed round; `uniform` sampling decodes all of `max_texts` here, spread evenly.
+
+    Where a screen ran, texts go to the prompts that may have a change of their own, in proportion
+    to its probability, but for the exploration share; prompts that the screen dropped get only
+    their part of that. `screened` rows follow `bank`.
+    """
+    is_uniform = config.strategy == "uniform"
+    n_texts = config.max_texts if is_uniform else min(config.seed_texts, config.max_texts)
+    if is_uniform or screened.divergence is None:
+        counts = seed_allocation(len(bank), n_texts, _seed(seed, 0))
+        return Decision(_by_key(bank, counts), {}, None, "")
+    groups = _group_codes(bank)
+    prompts = screen_prompts(screened, min_effect=min_effect, groups=groups)
+    counts = allocate(
+        np.where(prompts.kept, prompts.probability, 0.0),
+        n_texts,
+        exploration_share=config.exploration_share,
+        seed=_seed(seed, 0),
+    )
+    return Decision(_by_key(bank, counts), {}, None, "", (prompts.report,))
 
 
 def close_round(
@@ -55,32 +80,42 @@ def close_round(
     min_effect: float,
     seed: int,
 ) -> Decision:
-    """The decision after a round; `evidence` rows follow `bank`, `history` are earlier rounds."""
+    """The decision after a round; `evidence` rows follow `bank`, `history` are earlier rounds.
+
+    Prompts that the screen dropped get no targeted texts, only their part of the exploration.
+    Raises UsageError where the acquisition needs what `evidence` does not have.
+    """
+    groups = _group_codes(bank)
     quality = RoundQuality(
         round=len(history),
         n_texts_per_side=int(evidence.n_base.sum()),
         label_agreement=agreement,
         silhouette=silhouette,
-        share_resolved=share_resolved(evidence, min_effect=min_effect),
+        share_resolved=share_resolved(evidence, min_effect, groups=groups),
     )
+    prompts = screen_prompts(evidence, min_effect=min_effect, groups=groups)
+    clusters = screen_clusters(evidence, min_effect=min_effect, groups=groups)
+    stages = (prompts.report, clusters.report)
     already = _by_key(bank, evidence.n_base)
     if config.strategy == "uniform":
-        return Decision({}, already, quality, "uniform sampling decodes every text in one round")
-    reason = stop_reason(
-        [*history, quality], max_rounds=config.max_rounds, max_texts=config.max_texts
-    )
+        reason: str | None = "uniform sampling decodes every text in one round"
+    else:
+        reason = stop_reason(
+            [*history, quality], max_rounds=config.max_rounds, max_texts=config.max_texts
+        )
     if reason:
-        return Decision({}, already, quality, reason)
-    groups = _group_codes(bank)
-    uncertainty = cluster_uncertainty(evidence, min_effect=min_effect, groups=groups)
+        return Decision({}, already, quality, reason, stages)
+    scores = ACQUISITIONS[config.acquisition](
+        evidence, groups=groups, min_effect=min_effect, seed=_seed(seed, quality.round, "scores")
+    )
     counts = allocate(
-        prompt_scores(evidence, uncertainty, groups=groups),
+        np.where(prompts.kept, scores, 0.0),
         min(config.round_texts, config.max_texts - quality.n_texts_per_side),
         exploration_share=config.exploration_share,
-        seed=_seed(seed, len(history) + 1),
+        seed=_seed(seed, quality.round + 1),
         n_sampled=evidence.n_base,
     )
-    return Decision(_by_key(bank, counts), already, quality, "")
+    return Decision(_by_key(bank, counts), already, quality, "", stages)
 
 
 def _group_codes(bank: Sequence[Prompt]) -> NDArray[np.intp]:
@@ -93,5 +128,5 @@ def _by_key(bank: Sequence[Prompt], counts: NDArray[np.int64]) -> dict[str, int]
     return {prompt.key: int(n) for prompt, n in zip(bank, counts, strict=True) if n}
 
 
-def _seed(seed: int, round_index: int) -> int:
-    return seed_from_key(content_key("sample/1", seed, round_index))
+def _seed(seed: int, round_index: int, purpose: str = "texts") -> int:
+    return seed_from_key(content_key("sample/2", seed, round_index, purpose))

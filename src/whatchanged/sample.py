@@ -1,35 +1,28 @@
-"""Active sampling: which prompts to decode next, and when to stop.
+"""Active sampling: what has been seen, how many texts each prompt gets next, and when to stop.
 
-Every cluster gets an uncertainty, every prompt the uncertainty of the clusters that its texts fall
-into, and the next texts go where that is high; a share of them explores evenly. Targeted texts
-change the mix of prompts, so the counts here only steer: shares that are reported come from fresh
-texts.
+An acquisition scores the prompts (`acquisition`), and the next texts go where scores are high; a
+share of them explores evenly, whatever the scores say. Targeted texts change the mix of prompts,
+so the counts here only steer: shares that are reported come from fresh texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.errors import UsageError
-from whatchanged.stats import difference_posterior
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Counts: TypeAlias = NDArray[np.int64]
 Groups: TypeAlias = NDArray[np.int64]
 
-# How much of an undecided cluster's uncertainty is there anyway, and how much more comes from
-# members on its boundary and from having been seen in few texts. The parts add up to 1.
-UNDECIDED_PART = 0.5
-BOUNDARY_PART = 0.25
-UNDERSAMPLED_PART = 0.25
-# A cluster is resolved when one of "more", "less" and "no difference" is this probable.
-RESOLVED_PROBABILITY = 0.95
-# With 1% of a few hundred clusters open, more rounds would be spent on two or three of them.
+# Differences are resolved when their posterior interval of this probability says so; with 1% of a
+# few hundred of them open, more rounds would be spent on two or three.
+INTERVAL = 0.95
 RESOLVED_SHARE = 0.99
 # An adjusted Rand index above 0.8 counts as good recovery of a partition (Steinley 2004).
 STABLE_AGREEMENT = 0.8
@@ -49,6 +42,14 @@ class Evidence:
     cluster; `n_base` and `n_intervention` `(n_prompts,)` count its texts; `boundary` `(k,)` is the
     mean margin of a cluster's members, in [0, 1]. The k clusters may join several clusterings, so
     a text can hit more than one.
+
+    The others are `(n_prompts,)`, and None where nothing measured them. `divergence` estimates
+    KL(base || intervention) plus the reverse, in nats per text (never per byte or per token), with
+    its standard error `divergence_se`; `parting` in [0, 1] is about the probability that the two
+    models part somewhere along a text, with `parting_se`; nan for a prompt without an estimate.
+    `n_pairs` coupled
+    pairs of whole texts were decoded, and in `n_differing` of them the two texts are not the same.
+    `classifier` holds `acquisition.classifier_scores`.
     """
 
     hits_base: Counts
@@ -56,6 +57,13 @@ class Evidence:
     n_base: Counts
     n_intervention: Counts
     boundary: FloatArray
+    divergence: FloatArray | None = None
+    divergence_se: FloatArray | None = None
+    parting: FloatArray | None = None
+    parting_se: FloatArray | None = None
+    n_pairs: Counts | None = None
+    n_differing: Counts | None = None
+    classifier: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +77,6 @@ class RoundQuality:
     share_resolved: float
 
 
-class _Decision(NamedTuple):
-    """How probable each answer is, `(n_groups, k)`: more, less, no difference that matters."""
-
-    more: FloatArray
-    less: FloatArray
-    neither: FloatArray
-
-
-def cluster_uncertainty(
-    evidence: Evidence, *, min_effect: float, groups: Groups | None = None
-) -> FloatArray:
-    """The uncertainty in [0, 1] of every cluster, `(n_groups, k)`; one row without `groups`.
-
-    Three parts. *Undecided*: 1 less the probability of the likeliest answer among more, less and
-    neither, scaled to [0, 1] (least confidence: Lewis and Gale 1994), where "neither" is a share
-    difference of at most `min_effect`. It multiplies the sum of a constant, the *boundary* margin
-    (members between two clusters) and *under-sampling*, 1/sqrt(1 + texts seen), the relative error
-    of a count. A cluster whose difference is resolved, either way, therefore gets little however
-    fuzzy or rare it is.
-
-    `groups (n_prompts,)` numbers prompt groups from 0: a difference may exist within one group
-    only, so a cluster's row for a group is the mean of its uncertainty over all prompts and within
-    the group. A group that holds the share f of the prompts is asked for differences above
-    min_effect / sqrt(f), since its standard errors are larger by the same factor.
-    """
-    overall = _scope_uncertainty(evidence, _one_group(evidence), min_effect)
-    if groups is None:
-        return overall
-    return (overall + _scope_uncertainty(evidence, groups, min_effect)) / 2
-
-
 def prompt_scores(
     evidence: Evidence, uncertainty: FloatArray, *, groups: Groups | None = None
 ) -> FloatArray:
@@ -108,13 +85,13 @@ def prompt_scores(
     Every cluster is a question worth its uncertainty, divided over the prompts by their measured
     share of texts in the cluster: a cluster that lives in a few prompts concentrates there, one
     that lives everywhere spreads. Shares are drawn towards the group's, so a prompt without texts
-    scores like its group. `uncertainty` is `cluster_uncertainty`'s for the same `groups`. No
-    clusters, or none with a hit, give zeros.
+    scores like its group. `uncertainty (n_groups, k)` is for the same `groups`, one row without
+    them. No clusters, or none with a hit, give zeros.
     """
-    groups = _one_group(evidence) if groups is None else groups
+    groups = one_group(evidence) if groups is None else groups
     hits = (evidence.hits_base + evidence.hits_intervention).astype(np.float64)
     n_texts = (evidence.n_base + evidence.n_intervention).astype(np.float64)
-    group_hits, group_texts = _sum_by_group(hits, groups), _sum_by_group(n_texts[:, None], groups)
+    group_hits, group_texts = sum_by_group(hits, groups), sum_by_group(n_texts[:, None], groups)
     overall = hits.sum(axis=0) / max(1.0, n_texts.sum())
     group_shares = np.where(group_texts > 0, group_hits / np.maximum(group_texts, 1), overall)
     shares = (hits + _PRIOR_TEXTS * group_shares[groups]) / (n_texts[:, None] + _PRIOR_TEXTS)
@@ -158,23 +135,15 @@ def seed_allocation(n_prompts: int, n_texts: int, seed: int) -> Counts:
     return _spread(np.ones(n_prompts), n_texts, np.random.default_rng(seed))
 
 
-def share_resolved(evidence: Evidence, min_effect: float) -> float:
-    """The share of clusters, in [0, 1], whose difference over all prompts is decided.
-
-    Decided: above `min_effect` in one direction, or within it, with a probability of 0.95. No
-    clusters give 0.0: nothing has been decided.
-    """
-    decision = _decide(evidence, _one_group(evidence), min_effect)
-    likeliest = np.max(decision, axis=0)
-    return float(np.mean(likeliest >= RESOLVED_PROBABILITY)) if likeliest.size else 0.0
-
-
 def stop_reason(rounds: Sequence[RoundQuality], *, max_rounds: int, max_texts: int) -> str | None:
     """Why sampling ends after these rounds (the first is the seed), or None while it goes on.
 
-    In this order: the text budget; the round limit; after at least one targeted round, nearly all
-    differences decided; two rounds in a row with stable clusters while neither their quality nor
-    the share of decided differences still moves.
+    In this order. *Budget*: the texts, or the rounds. *Differences resolved*, after at least one
+    targeted round: the posterior intervals of nearly all differences exclude zero or lie within
+    the smallest effect of interest (`share_resolved`). *Quality sufficient*: labels agree between
+    rounds, twice in a row, and the sampled silhouette has reached its plateau; a round that still
+    decides differences is worth its price, so their share must stand still as well. An undefined
+    silhouette or agreement is never sufficient.
     """
     if not rounds:
         return None
@@ -184,76 +153,43 @@ def stop_reason(rounds: Sequence[RoundQuality], *, max_rounds: int, max_texts: i
     if last.round >= max_rounds:
         return f"round limit reached: {last.round} rounds after the seed round"
     if len(rounds) >= 2 and last.share_resolved >= RESOLVED_SHARE:
-        return f"differences resolved: {last.share_resolved:.1%} of the clusters are decided"
-    if len(rounds) >= 3 and _is_stable(rounds[-2], last):
         return (
-            f"clusters stable: label agreement of at least {STABLE_AGREEMENT} in two rounds, and "
-            "neither separation nor the share of decided clusters still changes"
+            f"differences resolved: the {INTERVAL:.0%} intervals of {last.share_resolved:.1%} of "
+            "them exclude zero or lie within the smallest effect of interest "
+            f"({RESOLVED_SHARE:.0%} needed)"
         )
-    return None
+    return _sufficient_quality(rounds[-2], last) if len(rounds) >= 3 else None
 
 
-def _is_stable(before: RoundQuality, last: RoundQuality) -> bool:
+def _sufficient_quality(before: RoundQuality, last: RoundQuality) -> str | None:
     agreements = (before.label_agreement, last.label_agreement)
     if any(agreement is None or agreement < STABLE_AGREEMENT for agreement in agreements):
-        return False
-    if (before.silhouette is None) != (last.silhouette is None):
-        return False
-    change = abs((last.silhouette or 0.0) - (before.silhouette or 0.0))
+        return None
+    if before.silhouette is None or last.silhouette is None:
+        return None
     gained = last.share_resolved - before.share_resolved
-    return change <= PLATEAU_SILHOUETTE and gained <= PLATEAU_RESOLVED
-
-
-def _scope_uncertainty(evidence: Evidence, groups: Groups, min_effect: float) -> FloatArray:
-    decision = _decide(evidence, groups, min_effect)
-    undecided = 1.5 * (1.0 - np.max(decision, axis=0))
-    n_hits = _sum_by_group(evidence.hits_base + evidence.hits_intervention, groups)
-    uncertainty: FloatArray = undecided * (
-        UNDECIDED_PART
-        + BOUNDARY_PART * np.clip(evidence.boundary, 0.0, 1.0)
-        + UNDERSAMPLED_PART / np.sqrt(1.0 + n_hits)
+    if abs(last.silhouette - before.silhouette) > PLATEAU_SILHOUETTE or gained > PLATEAU_RESOLVED:
+        return None
+    return (
+        f"quality sufficient: label agreement {before.label_agreement:.2f} and "
+        f"{last.label_agreement:.2f} in two rounds ({STABLE_AGREEMENT:.2f} needed), silhouette "
+        f"{before.silhouette:.3f} and {last.silhouette:.3f} (within {PLATEAU_SILHOUETTE}), "
+        f"resolved differences {before.share_resolved:.1%} and {last.share_resolved:.1%}"
     )
-    return np.clip(uncertainty, 0.0, 1.0)
 
 
-def _decide(evidence: Evidence, groups: Groups, min_effect: float) -> _Decision:
-    """The probability of each answer per group and cluster, from a normal posterior.
-
-    Mean and variance are Mantel and Haenszel's (1959) over prompts as strata: whatever a prompt
-    alone determines, such as its topic, is equal on both sides and must not look like noise. To
-    the variance comes that of a Jeffreys Beta posterior without hits, so that an absence of hits
-    is never taken for certainty.
-    """
-    from scipy.special import ndtr
-
-    n_base = evidence.n_base.astype(np.float64)[:, None]
-    n_intervention = evidence.n_intervention.astype(np.float64)[:, None]
-    n_both = np.maximum(n_base + n_intervention, 1.0)
-    weights = n_base * n_intervention / n_both  # (n_prompts, 1)
-    hits = evidence.hits_base + evidence.hits_intervention
-    differences = (
-        evidence.hits_intervention * n_base - evidence.hits_base * n_intervention
-    ) / n_both  # each stratum's difference times its weight
-    variances = weights * hits * (n_both - hits) / (n_both * np.maximum(n_both - 1.0, 1.0))
-    total = np.maximum(_sum_by_group(weights, groups), 1e-9)
-    compared = (weights > 0).astype(np.float64)
-    floor = difference_posterior(
-        0, _sum_by_group(n_base * compared, groups),
-        0, _sum_by_group(n_intervention * compared, groups),
-    )  # fmt: skip
-    mean = _sum_by_group(differences * compared, groups) / total
-    sd = np.sqrt(_sum_by_group(variances, groups) / total**2 + floor.sd**2)
-    share = _sum_by_group(np.ones((len(groups), 1)), groups) / max(1, len(groups))
-    threshold = min_effect / np.sqrt(np.maximum(share, 1e-9))
-    more, less = ndtr((mean - threshold) / sd), ndtr((-threshold - mean) / sd)
-    return _Decision(more, less, 1.0 - more - less)
+def no_evidence(n_prompts: int) -> Evidence:
+    """Before anything was decoded: no texts, no clusters."""
+    hits, none = np.zeros((n_prompts, 0), dtype=np.int64), np.zeros(n_prompts, dtype=np.int64)
+    return Evidence(hits, hits, none, none, np.zeros(0))
 
 
-def _one_group(evidence: Evidence) -> Groups:
+def one_group(evidence: Evidence) -> Groups:
+    """All prompts in one group, `(n_prompts,)`."""
     return np.zeros(len(evidence.n_base), dtype=np.int64)
 
 
-def _sum_by_group(values: NDArray[np.generic], groups: Groups) -> FloatArray:
+def sum_by_group(values: NDArray[np.generic], groups: Groups) -> FloatArray:
     """The sums of the rows of `values (n_prompts, m)` by group, `(n_groups, m)`."""
     n_groups = int(groups.max(initial=0)) + 1
     sums = np.zeros((n_groups, values.shape[1]))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from whatchanged.contrasts import discovery_threshold, log_odds_z
 from whatchanged.models.protocols import Contrast
+from whatchanged.paired import mcnemar_z
 from whatchanged.records import NOISE
 
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -30,42 +31,58 @@ def build_contrasts(
     max_clusters: int = 100,
     min_difference: float = 0.005,
     expected_false: float = 3.0,
+    is_paired: bool = False,
 ) -> list[Contrast]:
     """The contrasts to propose from: all prompts, each prompt group, each differing cluster.
 
     `texts` and `segments` are the discovery rows (`TEXT_COLUMNS`, `SEGMENT_COLUMNS`); `groups` maps
     a prompt key to its group, and prompts without one belong to "all prompts" only. Failed texts
-    are left out, and so are the texts by which one side has more than the other on a prompt. Groups
-    need `min_texts` per side. A cluster of segments comes with the scope in which its share of
-    texts stands out most, the strongest `max_clusters` of those beyond what chance would show
-    (`expected_false` over all clusters and scopes). No texts on a side give no contrasts.
+    are left out, and so are the texts by which one side has more than the other on a prompt. With
+    `is_paired`, each sample of a prompt was decoded with the same noise on both sides; samples that
+    failed on one are left out. Groups need `min_texts` per side. A cluster of segments comes with
+    the scope in which its share of texts stands out most, the strongest `max_clusters` of those
+    beyond what chance would show (`expected_false` over all clusters and scopes). No texts on a
+    side give no contrasts.
     """
-    paired = _pair_sides(texts)
+    paired = _match_samples(texts) if is_paired else _equal_counts(texts)
     base, intervention = _Side.of(paired, "base", groups), _Side.of(paired, "intervention", groups)
     if not base.texts:
         return []
     scopes = [None, *_usable_groups(base, min_texts)]
-    whole = [_restrict(base, intervention, scope) for scope in scopes]
+    whole = [
+        Contrast(
+            scope,
+            None,
+            _within(base, scope),
+            _within(intervention, scope),
+            is_paired=is_paired,
+            weights=base.weights[_in_scope(base, scope)],
+        )
+        for scope in scopes
+    ]
     clusters = _differing_clusters(
-        paired, segments, base, intervention, scopes, min_difference, expected_false
+        paired, segments, base, intervention, scopes, is_paired, min_difference, expected_false
     )
     return [*whole, *(_cluster_contrast(found, whole) for found in clusters[:max_clusters])]
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The texts of one side, ordered by prompt, with their row in the table and their group."""
+    """The texts of one side, ordered by prompt, with their row in the table, their group, and one
+    divided by the number of texts of their prompt."""
 
     texts: tuple[str, ...]
     rows: IntArray
     groups: NDArray[np.object_]
+    weights: NDArray[np.float64]
 
     @classmethod
     def of(cls, paired: pd.DataFrame, side: str, groups: Mapping[str, str]) -> _Side:
         rows = np.flatnonzero((paired["side"] == side).to_numpy())
         here = paired.iloc[rows]
         names = np.array([groups.get(key) for key in here["prompt_key"]], dtype=object)
-        return cls(tuple(here["text"]), rows, names)
+        n_texts = here.groupby("prompt_key")["text_key"].transform("size")
+        return cls(tuple(here["text"]), rows, names, 1 / n_texts.to_numpy(dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,14 @@ class _Cluster:
     exemplars: tuple[str, ...]
 
 
-def _pair_sides(texts: pd.DataFrame) -> pd.DataFrame:
+def _match_samples(texts: pd.DataFrame) -> pd.DataFrame:
+    """The texts whose counterpart, the same sample on the other side, did not fail either."""
+    decoded = texts[texts["finish"] != "failed"].sort_values(["prompt_key", "sample"])
+    n_sides = decoded.groupby(["prompt_key", "sample"])["side"].transform("size")
+    return decoded[n_sides == 2].reset_index(drop=True)
+
+
+def _equal_counts(texts: pd.DataFrame) -> pd.DataFrame:
     """The texts that did not fail, as many per prompt on one side as on the other, by prompt."""
     decoded = texts[texts["finish"] != "failed"].sort_values(["prompt_key", "round", "text_key"])
     place = decoded.groupby(["prompt_key", "side"]).cumcount()
@@ -95,14 +119,8 @@ def _usable_groups(base: _Side, min_texts: int) -> list[str]:
     return [name for name, n in sorted(sizes.items()) if min_texts <= n < len(base.texts)]
 
 
-def _restrict(base: _Side, intervention: _Side, scope: str | None) -> Contrast:
-    return Contrast(scope, None, _within(base, scope), _within(intervention, scope))
-
-
 def _within(side: _Side, scope: str | None) -> tuple[str, ...]:
-    if scope is None:
-        return side.texts
-    return tuple(side.texts[i] for i in np.flatnonzero(side.groups == scope))
+    return tuple(side.texts[i] for i in np.flatnonzero(_in_scope(side, scope)))
 
 
 def _differing_clusters(
@@ -111,6 +129,7 @@ def _differing_clusters(
     base: _Side,
     intervention: _Side,
     scopes: Sequence[str | None],
+    is_paired: bool,
     min_difference: float,
     expected_false: float,
 ) -> list[_Cluster]:
@@ -126,7 +145,9 @@ def _differing_clusters(
     member = np.zeros((len(labels), len(paired)), dtype=np.bool_)
     member[np.searchsorted(labels, pairs["label"].to_numpy()), pairs["row"].to_numpy()] = True
     in_base, in_intervention = member[:, base.rows], member[:, intervention.rows]
-    z, effect, n_held = _share_differences(in_base, in_intervention, base, intervention, scopes)
+    z, effect, n_held = _share_differences(
+        in_base, in_intervention, base, intervention, scopes, is_paired
+    )
     threshold = discovery_threshold(int((n_held >= 6).sum()), expected_false)
     strength = np.where(np.abs(effect) >= min_difference, np.abs(z), 0.0)
     best = strength.argmax(axis=1)
@@ -150,6 +171,7 @@ def _share_differences(
     base: _Side,
     intervention: _Side,
     scopes: Sequence[str | None],
+    is_paired: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], IntArray]:
     """z-score, share difference and number of member texts, each `(n_clusters, n_scopes)`."""
     scope_b = np.stack([_in_scope(base, scope) for scope in scopes], axis=1).astype(np.float32)
@@ -159,7 +181,11 @@ def _share_differences(
         in_intervention.astype(np.float32) @ scope_i,
     )
     n_b, n_i = scope_b.sum(axis=0), scope_i.sum(axis=0)
-    z = log_odds_z(hits_b, n_b, hits_i, n_i)
+    if is_paired:
+        n_both = (in_base & in_intervention).astype(np.float32) @ scope_b
+        z = mcnemar_z(hits_b - n_both, hits_i - n_both)
+    else:
+        z = log_odds_z(hits_b, n_b, hits_i, n_i)
     return z, np.asarray(hits_i / n_i - hits_b / n_b), (hits_b + hits_i).astype(np.int64)
 
 

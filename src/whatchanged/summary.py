@@ -15,7 +15,7 @@ import pandas as pd
 from whatchanged.records import PROMPT_COLUMNS, SEGMENT_COLUMNS, TEXT_COLUMNS, Prompt
 from whatchanged.verdicts import TIERS, audit_verdicts
 
-STREAMS = ("base", "intervention", "null")
+COUNTED_AS = ("base", "intervention", "null")
 VERSIONED = (
     "whatchanged", "torch", "transformers", "sentence-transformers", "scikit-learn", "hdbscan",
     "numpy", "scipy", "statsmodels", "prefect",
@@ -60,10 +60,14 @@ class RunContent:
     clusters: pd.DataFrame
     verdicts: pd.DataFrame
     map: pd.DataFrame
+    divergence: pd.DataFrame
+    pairs: pd.DataFrame
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables under the names of their files."""
-        names = ("texts", "segments", "prompts", "clusters", "verdicts", "map")
+        names = (
+            "texts", "segments", "prompts", "clusters", "verdicts", "map", "divergence", "pairs",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
 
@@ -75,23 +79,31 @@ def assemble_run(
     prompts: Sequence[Prompt],
     discovery: Discovery,
     fresh: pd.DataFrame,
+    scores: pd.DataFrame,
+    divergence: pd.DataFrame,
+    pairs: pd.DataFrame,
     verdicts: pd.DataFrame,
     findings: Sequence[Mapping[str, Any]],
     null_findings: Sequence[Mapping[str, Any]],
 ) -> RunContent:
-    """The content of the run called `name`: cluster ids become run, iteration, label."""
+    """The content of the run called `name`: cluster ids become run, iteration, label.
+
+    `scores`, `divergence` and `pairs` have the columns of `whatchanged.divergence`.
+    """
     clusters = discovery.clusters
     return RunContent(
         config=config,
         summary=summary,
         findings=[_named(finding, name) for finding in findings],
         null_findings=[_named(finding, name) for finding in null_findings],
-        texts=join_texts(discovery.texts, fresh),
+        texts=join_texts(discovery.texts, fresh, scores),
         segments=discovery.segments[list(SEGMENT_COLUMNS)],
         prompts=tabulate_prompts(prompts),
         clusters=clusters.assign(cluster=[f"{name}-{cluster}" for cluster in clusters["cluster"]]),
         verdicts=verdicts,
         map=discovery.map,
+        divergence=divergence,
+        pairs=pairs,
     )
 
 
@@ -102,6 +114,7 @@ def summarize_run(
     judged: Sequence[Done],
     verdicts: pd.DataFrame,
     decisions: Sequence[Mapping[str, Any]],
+    coupling: Mapping[str, Any],
     findings: Sequence[Mapping[str, Any]],
     null_findings: Sequence[Mapping[str, Any]] | None,
     seconds: Mapping[str, float],
@@ -120,6 +133,8 @@ def summarize_run(
         "seconds": dict(seconds),
         "stop_reason": decisions[-1]["stop_reason"],
         "rounds": [d["quality"] for d in decisions if d["quality"]],
+        "stages": list(decisions[-1]["stages"]),
+        "coupling": dict(coupling),
         "n_hypotheses": len(findings),
         "n_confirmed": _n_confirmed(findings),
         "null_control": None
@@ -149,23 +164,35 @@ def tabulate_prompts(prompts: Sequence[Prompt]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PROMPT_COLUMNS))
 
 
-def join_texts(discovery: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    """`TEXT_COLUMNS` of discovery and fresh texts; fresh texts belong to no cluster (label -1).
-
-    Log-probabilities are NaN: no stage scores the texts.
-    """
+def join_texts(discovery: pd.DataFrame, fresh: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """`TEXT_COLUMNS` of discovery and fresh texts. Fresh texts belong to no cluster (label -1), and
+    texts that were not scored under both models have NaN log-probabilities and no differences."""
     labelled = fresh.assign(label=np.int32(-1), margin=np.float32(np.nan))
     both = pd.concat([discovery, labelled], ignore_index=True)
-    return both.assign(logprob_base=np.nan, logprob_intervention=np.nan)[list(TEXT_COLUMNS)]
+    columns = ["text_key", "logprob_base", "logprob_intervention", "differences"]
+    known = scores[columns].drop_duplicates("text_key")
+    return both.merge(known, on="text_key", how="left")[list(TEXT_COLUMNS)]
+
+
+def describe_coupling(pairs: pd.DataFrame, why_independent: str, method: str) -> dict[str, Any]:
+    """How the sides were decoded and compared: `share_identical` of the coupled pairs, or why there
+    are none; `method` says what per-prompt divergences come from."""
+    share = float(pairs["is_identical"].mean()) if len(pairs) else None
+    return {
+        "why_independent": why_independent,
+        "n_pairs": len(pairs),
+        "share_identical": share,
+        "divergence": method,
+    }
 
 
 def count_decoded(chunks: Sequence[Done]) -> dict[str, dict[str, int]]:
-    """Texts decoded now, texts found in the cache, and tokens of both, per random stream."""
+    """Texts decoded now, texts found in the cache, and tokens of both: sides and null control."""
     totals = {
-        stream: {"n_decoded": 0, "n_cached": 0, "n_tokens": 0, "n_failed": 0} for stream in STREAMS
+        name: {"n_decoded": 0, "n_cached": 0, "n_tokens": 0, "n_failed": 0} for name in COUNTED_AS
     }
     for chunk in chunks:
-        total = totals[chunk.counts["stream"]]
+        total = totals[chunk.counts["counted_as"]]
         total["n_cached" if chunk.cached else "n_decoded"] += chunk.n
         total["n_tokens"] += chunk.counts["n_tokens"]
         total["n_failed"] += chunk.counts["n_failed"]

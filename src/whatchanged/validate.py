@@ -4,10 +4,12 @@ Nothing that was used to find a hypothesis is used to test it: adaptive sampling
 counts. A hypothesis is confirmed when two one-sided tests both reject after Benjamini-Hochberg
 (their larger p-value is the p-value: an intersection-union test, Berger 1982):
 
-* a permutation of the sides *within prompt*, whose statistic is the AUC of the judge's scores:
-  exact where the intervention changed nothing, because texts of one prompt are exchangeable;
-* a score test (Farrington & Manning 1990) that the share of texts that meet the criterion differs
-  by more than `min_effect`, the smallest effect of interest.
+* a permutation of the sides *within prompt*, or of coupled texts within their pair, whose statistic
+  is the AUC of the judge's scores: exact where the intervention changed nothing, because texts of
+  one prompt, or of one pair, are then exchangeable;
+* a test that the share of texts that meet the criterion differs by more than `min_effect`, the
+  smallest effect of interest: the score test (Farrington & Manning 1990), or its exact
+  counterpart for pairs.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whatchanged import stats
+from whatchanged import paired, stats
 from whatchanged.config import MAX_GROUP_FACTOR, ValidateConfig
 from whatchanged.judge import hits_from_scores
 from whatchanged.keys import content_key, seed_from_key
-from whatchanged.records import Finding, Hypothesis, Prompt, Status
+from whatchanged.records import Direction, Finding, Hypothesis, Prompt, Status
 from whatchanged.verdicts import TIERS, count_calls, final_scores
 
 # The largest difference among many candidates overstates itself: plan for three quarters of it.
@@ -89,16 +91,24 @@ def validate_hypotheses(
     texts: pd.DataFrame,
     config: ValidateConfig,
     seed: int,
+    *,
+    is_paired: bool,
 ) -> list[Finding]:
     """The findings, strongest first: confirmed before inconclusive before rejected, each by effect.
 
     `verdicts` (`verdicts.COLUMNS`) say how each hypothesis was judged on fresh `texts`. Unscored
-    texts are left out and counted; above 5 % of them the finding is marked incomplete.
+    texts are left out and counted; above 5 % of them the finding is marked incomplete. With
+    `is_paired`, the same `sample` of a prompt was decoded with the same noise on both sides, and a
+    text whose counterpart has no score is left out too.
     """
-    scores = final_scores(verdicts).merge(texts[["text_key", "prompt_key", "side"]], on="text_key")
+    columns = ["text_key", "prompt_key", "sample", "side"]
+    scores = final_scores(verdicts).merge(texts[columns], on="text_key")
     rows_of = dict(list(scores.groupby("hypothesis_id")))
     calls_of = dict(list(verdicts.groupby("hypothesis_id")))
-    tests = [_test(h, rows_of.get(h.id, scores[:0]), config, seed) for h in hypotheses]
+    tests = [
+        _test(h, _Scored.of(rows_of.get(h.id, scores[:0]), is_paired), config, seed)
+        for h in hypotheses
+    ]
     adjusted = stats.benjamini_hochberg(np.array([test.p_value for test in tests]))
     findings = [
         _finding(
@@ -128,12 +138,17 @@ class _Test:
 def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
     low, high = sorted((hypothesis.share_base, hypothesis.share_intervention))
     middle, half = (low + high) / 2, (high - low) / 2 * PLANNED_SHARE_OF_EFFECT
-    needed = stats.texts_needed(
-        middle - half,
-        middle + half,
-        min_effect=config.min_effect,
-        alpha=config.alpha * PLANNED_SHARE_OF_ALPHA,
-        power=PLANNED_POWER,
+    planned = {
+        "min_effect": config.min_effect,
+        "alpha": config.alpha * PLANNED_SHARE_OF_ALPHA,
+        "power": PLANNED_POWER,
+    }
+    low, high = middle - half, middle + half
+    discordant = hypothesis.share_discordant
+    needed = (
+        stats.texts_needed(low, high, **planned)
+        if discordant is None
+        else paired.pairs_needed(low, high, discordant, **planned)
     )
     wanted = max(config.texts_per_hypothesis, 2 * needed)
     most = config.max_texts_per_hypothesis
@@ -142,72 +157,117 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
     return math.ceil(min(wanted, most) / 2)
 
 
-def _test(hypothesis: Hypothesis, rows: pd.DataFrame, config: ValidateConfig, seed: int) -> _Test:
-    # Keys are uniform: in their order, equal scores give examples from all prompts alike.
-    rows = rows.sort_values("text_key")
-    answered = rows[rows["score"].notna()]
-    scores = answered["score"].to_numpy(dtype=float)
-    is_intervention = (answered["side"] == "intervention").to_numpy()
-    hits = hits_from_scores(scores)
-    counts = (
-        int(hits[~is_intervention].sum()),
-        int((~is_intervention).sum()),
-        int(hits[is_intervention].sum()),
-        int(is_intervention.sum()),
-    )
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """The texts of one hypothesis that count, by key: their scores, which meet the criterion and
+    which are the intervention's, all `(n_texts,)`, and within which stratum (prompt or pair) sides
+    may be exchanged. Keys are uniform: in their order, equal scores give examples from all prompts
+    alike."""
+
+    keys: NDArray[np.object_]
+    scores: NDArray[np.float64]
+    meets: NDArray[np.bool_]
+    is_intervention: NDArray[np.bool_]
+    strata: NDArray[np.int64]
+    is_paired: bool
+    n_unscored: int
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, is_paired: bool) -> _Scored:
+        answered = rows[rows["score"].notna()].sort_values("text_key")
+        n_unscored = len(rows) - len(answered)
+        unit = ["prompt_key", "sample"] if is_paired else ["prompt_key"]
+        if is_paired:
+            answered = answered[answered.groupby(unit)["side"].transform("size") == 2]
+        scores = answered["score"].to_numpy(dtype=float)
+        return cls(
+            keys=answered["text_key"].to_numpy(),
+            scores=scores,
+            meets=hits_from_scores(scores),
+            is_intervention=(answered["side"] == "intervention").to_numpy(),
+            strata=answered.groupby(unit).ngroup().to_numpy().astype(np.int64),
+            is_paired=is_paired,
+            n_unscored=n_unscored,
+        )
+
+
+def _test(hypothesis: Hypothesis, scored: _Scored, config: ValidateConfig, seed: int) -> _Test:
+    compare = _compare_pairs if scored.is_paired else _compare_sides
+    difference, margin_p = compare(scored, config.min_effect, hypothesis.direction)
+    in_base, in_intervention = ~scored.is_intervention, scored.is_intervention
     return _Test(
-        difference=stats.share_difference(*counts),
-        auc=stats.auc(scores[~is_intervention], scores[is_intervention]),
-        p_value=max(
-            _permutation_p(hypothesis, answered, scores, is_intervention, config, seed),
-            stats.min_effect_p_value(
-                *counts, min_effect=config.min_effect, direction=hypothesis.direction
-            ),
-        ),
-        n_texts=len(answered),
-        n_unscored=len(rows) - len(answered),
-        supporting=_examples(hypothesis, answered, scores, supporting=True),
-        contradicting=_examples(hypothesis, answered, scores, supporting=False),
+        difference=difference,
+        auc=stats.auc(scored.scores[in_base], scored.scores[in_intervention]),
+        p_value=max(_permutation_p(hypothesis, scored, config, seed), margin_p),
+        n_texts=len(scored.keys),
+        n_unscored=scored.n_unscored,
+        supporting=_examples(hypothesis, scored, supporting=True),
+        contradicting=_examples(hypothesis, scored, supporting=False),
+    )
+
+
+def _compare_sides(
+    scored: _Scored, min_effect: float, direction: Direction
+) -> tuple[stats.ShareDifference, float]:
+    """The difference of the shares, and the p-value of its being at most `min_effect`."""
+    counts = [
+        int(count)
+        for side in (~scored.is_intervention, scored.is_intervention)
+        for count in ((scored.meets & side).sum(), side.sum())
+    ]
+    return (
+        stats.share_difference(*counts),
+        stats.min_effect_p_value(*counts, min_effect=min_effect, direction=direction),
+    )
+
+
+def _compare_pairs(
+    scored: _Scored, min_effect: float, direction: Direction
+) -> tuple[stats.ShareDifference, float]:
+    """As `_compare_sides`, from the pairs that both, one or neither of their texts meet."""
+    n_pairs = len(scored.keys) // 2
+    in_base, in_intervention = (np.zeros(n_pairs, dtype=np.bool_) for _ in range(2))
+    in_base[scored.strata[scored.meets & ~scored.is_intervention]] = True
+    in_intervention[scored.strata[scored.meets & scored.is_intervention]] = True
+    counts = [
+        int(kind.sum())
+        for kind in (
+            in_base & in_intervention, in_base & ~in_intervention,
+            in_intervention & ~in_base, ~in_base & ~in_intervention,
+        )
+    ]  # fmt: skip
+    return (
+        paired.paired_share_difference(*counts),
+        paired.paired_exact_p_value(*counts, min_effect=min_effect, direction=direction),
     )
 
 
 def _permutation_p(
-    hypothesis: Hypothesis,
-    answered: pd.DataFrame,
-    scores: NDArray[np.float64],
-    is_intervention: NDArray[np.bool_],
-    config: ValidateConfig,
-    seed: int,
+    hypothesis: Hypothesis, scored: _Scored, config: ValidateConfig, seed: int
 ) -> float:
-    strata, _ = pd.factorize(answered["prompt_key"])
     rng = np.random.default_rng(
         seed_from_key(content_key("permutation/1", seed, hypothesis.criterion, hypothesis.scope))
     )
     return stats.permutation_p_value(
-        scores,
-        is_intervention,
-        strata,
+        scored.scores,
+        scored.is_intervention,
+        scored.strata,
         n_draws=config.n_permutations,
         rng=rng,
         alternative="greater" if hypothesis.direction == "more" else "less",
     )
 
 
-def _examples(
-    hypothesis: Hypothesis, rows: pd.DataFrame, scores: NDArray[np.float64], *, supporting: bool
-) -> tuple[str, ...]:
+def _examples(hypothesis: Hypothesis, scored: _Scored, *, supporting: bool) -> tuple[str, ...]:
     """Texts that meet the criterion on the side that is said to show more of it (supporting), or on
     the other side (contradicting; where there are none, texts of the first side that lack it)."""
-    more_side = "intervention" if hypothesis.direction == "more" else "base"
-    on_more_side = (rows["side"] == more_side).to_numpy()
-    meets = hits_from_scores(scores)
-    order = np.argsort(-scores, kind="stable")
-    wanted = meets & (on_more_side if supporting else ~on_more_side)
+    on_more_side = scored.is_intervention == (hypothesis.direction == "more")
+    order = np.argsort(-scored.scores, kind="stable")
+    wanted = scored.meets & (on_more_side if supporting else ~on_more_side)
     chosen = [i for i in order if wanted[i]]
     if not supporting and not chosen:
-        chosen = [i for i in order[::-1] if on_more_side[i] and not meets[i]]
-    keys = rows["text_key"].to_numpy()
-    return tuple(str(keys[i]) for i in chosen[:N_EXAMPLES])
+        chosen = [i for i in order[::-1] if on_more_side[i] and not scored.meets[i]]
+    return tuple(str(scored.keys[i]) for i in chosen[:N_EXAMPLES])
 
 
 def _finding(

@@ -94,6 +94,13 @@ SUMMARY: dict[str, Any] = {
         "prompts": 0.2, "decode": 312.4, "embed": 61.0, "cluster": 22.3, "hypothesize": 9.1,
         "judge": 44.0, "validate": 6.2, "null_control": 181.9,
     },
+    "coupling": {
+        "why_independent": "", "n_pairs": 2500, "share_identical": 0.625, "divergence": "tokens",
+    },
+    "stages": [
+        {"stage": "prompts", "n_in": 60, "n_kept": 40, "n_dropped": 20, "risk": 0.3,
+         "reason": "20 of 60 prompts dropped: 0.3 real differences expected among those dropped"},
+    ],
     "stop_reason": "labels agree between rounds and 91% of differences are resolved",
     "rounds": [
         {"round": 0, "n_texts_per_side": 500, "label_agreement": None, "silhouette": 0.11,
@@ -166,7 +173,7 @@ def make_texts(n_prompts: int = 60) -> pd.DataFrame:
             dict(
                 zip(
                     TEXT_COLUMNS,
-                    (*values, prompt, text, 17, "stop", 0, 0.2, None, None),
+                    (*values, prompt, text, 17, "stop", 0, 0.2, None, None, [5, 2], None),
                     strict=True,
                 )
             )

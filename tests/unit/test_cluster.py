@@ -156,7 +156,6 @@ def test_base_rows_stacked_first_do_not_hide_the_intervention():
         np.concatenate([base, added]),
         n_clusters=11,
         is_intervention=is_intervention,
-        chunk_size=500,
     )
     assert len(set(found.labels[6000:].tolist())) == 1
     assert found.labels[6000] not in found.labels[:6000]
@@ -166,7 +165,7 @@ def test_the_streamed_inertia_is_close_to_full_k_means():
     from sklearn.cluster import KMeans
 
     rows, _ = blobs(4000, 60, d=32, distance=1.0)
-    found = fit(rows, n_clusters=60, chunk_size=512)
+    found = fit(rows, n_clusters=60)
     inertia = np.square(rows - found.centroids[found.labels]).sum()
     assert inertia <= 1.05 * KMeans(60, n_init=1, random_state=0).fit(rows).inertia_
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from whatchanged.contrasts import (
+    Sides,
     choose_diverse,
+    concordant_z,
     discovery_threshold,
     log_odds_z,
     stratified_z,
@@ -68,13 +70,18 @@ def test_both_halves_of_a_replaced_wording_are_kept_and_collateral_losses_are_no
     lost_base, lost_intervention = np.arange(100) % 2 == 0, np.arange(100) >= 80
 
     assert strength_left(
-        old_base, old_intervention, new_base, new_intervention, keep_mirrored=True
+        old_base, old_intervention, new_base, new_intervention, is_paired=False, keep_mirrored=True
     ) == float("inf")
     # 50 of 100 base texts hold it, 20 of the 40 intervention texts that could.
     assert (
         abs(
             strength_left(
-                lost_base, lost_intervention, new_base, new_intervention, keep_mirrored=True
+                lost_base,
+                lost_intervention,
+                new_base,
+                new_intervention,
+                is_paired=False,
+                keep_mirrored=True,
             )
         )
         < 0.01
@@ -91,3 +98,35 @@ def test_a_strong_repetition_does_not_take_the_place_of_a_weak_novelty():
 
 def test_candidates_below_the_floor_are_left_out():
     assert choose_diverse([1.0, 3.0], 5, lambda one, other: 9.0, 2.0) == [1]
+
+
+def test_pairs_that_agree_say_nothing():
+    sides = Sides(100, 100, is_paired=True)
+    held = np.zeros(200, bool)
+    held[:40] = True  # 40 base texts
+    held[100:150] = True  # the same 40 samples and 10 more of the intervention
+
+    assert sides.z(held) == pytest.approx(10 / 11**0.5)
+    assert Sides(100, 100).z(held) < 1.5
+
+
+def test_the_largest_z_of_pairs_is_reached_when_only_one_side_holds():
+    sides = Sides(100, 100, is_paired=True)
+    one_side, everywhere = np.arange(200) < 30, np.ones(200, bool)
+    # 130 texts are at least 30 pairs on both sides: 70 are left that can differ.
+    assert sides.largest_z(np.array([30, 130, 200])).tolist() == pytest.approx(
+        [-sides.z(one_side), 70 / 71**0.5, sides.z(everywhere)]
+    )
+    assert sides.z(everywhere) == 0
+
+
+def test_a_difference_that_comes_with_another_is_not_in_the_pairs_that_agree():
+    shorter_base, shorter_intervention = np.zeros(100, bool), np.arange(100) < 60
+    tip_base, tip_intervention = np.arange(100) % 2 == 0, np.zeros(100, bool)
+    tip_intervention[60:] = tip_base[60:]
+
+    assert concordant_z(tip_base, tip_intervention, shorter_base, shorter_intervention) == 0
+    own = tip_intervention.copy()
+    own[60:80] = False  # ten more tips are lost in texts that did not get shorter
+    left = concordant_z(tip_base, own, shorter_base, shorter_intervention)
+    assert left == pytest.approx(-10 / 11**0.5)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from whatchanged.decode import Stream, empty_texts, plan_chunks, plan_requests, tabulate_texts
-from whatchanged.records import Completion, DecodeRequest, Prompt
+from whatchanged.records import Completion, DecodeRequest, Prompt, Purpose
 
 PROMPTS = [Prompt(f"k{i}", f"prompt {i}", "g", "discovery") for i in range(3)]
 
@@ -12,9 +12,16 @@ def plan(
     identity: str = "m",
     stream: Stream = "base",
     seed: int = 0,
+    purpose: Purpose = "discovery",
 ) -> list[DecodeRequest]:
     return plan_requests(
-        PROMPTS, counts, already or {}, decoder_identity=identity, seed=seed, stream=stream
+        PROMPTS,
+        counts,
+        already or {},
+        decoder_identity=identity,
+        seed=seed,
+        stream=stream,
+        purpose=purpose,
     )
 
 
@@ -34,6 +41,19 @@ def test_a_text_key_names_what_the_text_is_a_sample_of() -> None:
     ]
     assert one.text_key == plan({"k0": 5})[0].text_key
     assert len({one.text_key, *(r[0].text_key for r in others)}) == 6
+
+
+def test_models_that_decode_from_one_stream_share_their_noise() -> None:
+    (one,), (other,) = plan({"k0": 1}), plan({"k0": 1}, identity="n")
+    assert one.noise_key == other.noise_key
+    assert one.text_key != other.text_key
+    assert one.noise_key != plan({"k0": 1}, stream="null")[0].noise_key
+
+
+def test_the_screen_has_noise_of_its_own() -> None:
+    (shown,) = plan({"k0": 1}, purpose="screen")
+    assert shown.noise_key != plan({"k0": 1})[0].noise_key
+    assert plan({"k0": 1}, purpose="validation") == plan({"k0": 1})
 
 
 def chunks(n: int, size: int) -> list[list[int]]:

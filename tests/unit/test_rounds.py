@@ -1,8 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
+import json
+from dataclasses import asdict, replace
+from typing import get_args
 
-from whatchanged.config import SampleConfig
+import numpy as np
+import pytest
+
+from whatchanged.config import AcquisitionName, SampleConfig
+from whatchanged.errors import UsageError
 from whatchanged.records import Prompt
 from whatchanged.rounds import Decision, close_round, open_rounds
 from whatchanged.sample import Evidence, RoundQuality
@@ -18,10 +24,15 @@ def evidence(n_per_prompt: int) -> Evidence:
     return Evidence(hits, hits.copy(), n, n.copy(), np.array([0.5, 0.5]))
 
 
-def close(n_per_prompt: int, history: list[RoundQuality], config: SampleConfig) -> Decision:
+def close(
+    n_per_prompt: int,
+    history: list[RoundQuality],
+    config: SampleConfig,
+    shown: Evidence | None = None,
+) -> Decision:
     return close_round(
         BANK,
-        evidence(n_per_prompt),
+        shown or evidence(n_per_prompt),
         history,
         config,
         silhouette=0.1,
@@ -69,3 +80,52 @@ def test_the_number_of_rounds_is_limited() -> None:
 
 def test_the_same_round_decides_the_same() -> None:
     assert close(4, [], CONFIG) == close(4, [], CONFIG)
+
+
+def measured(n_per_prompt: int, differing: list[int], divergence: list[float]) -> Evidence:
+    """The first prompts with these differing pairs and divergences, all others with none."""
+    others = 12 - len(differing)
+    return replace(
+        evidence(n_per_prompt),
+        divergence=np.array(divergence + [0.0] * others),
+        divergence_se=np.full(12, 1e-4),
+        n_pairs=np.full(12, n_per_prompt),
+        n_differing=np.array(differing + [0] * others),
+        classifier=np.array(divergence + [0.0] * others),
+    )
+
+
+@pytest.mark.parametrize("name", get_args(AcquisitionName))
+def test_every_acquisition_allocates_a_whole_round(name: AcquisitionName) -> None:
+    config = CONFIG.model_copy(update={"acquisition": name})
+    decision = close(4, [], config, measured(4, [4, 4], [1.0, 1.0]))
+    assert sum(decision.counts.values()) == 24
+
+
+def test_the_acquisition_comes_from_the_config() -> None:
+    config = CONFIG.model_copy(update={"acquisition": "divergence", "exploration_share": 0.0})
+    decision = close(4, [], config, measured(4, [4, 4], [4.0, 4.0]))
+    # Both differ in every text, as far as anyone knows; the other ten are dropped.
+    assert decision.counts == {"p0": 12, "p1": 12}
+    with pytest.raises(UsageError, match="divergence screen or coupled decoding"):
+        close(4, [], config)
+
+
+def test_a_dropped_prompt_still_gets_its_part_of_the_exploration() -> None:
+    config = CONFIG.model_copy(update={"acquisition": "divergence", "exploration_share": 0.5})
+    decision = close(4, [], config, measured(4, [4, 4], [4.0, 4.0]))
+    # Twelve texts explore, one on each prompt; twelve go to the two prompts that were kept.
+    assert decision.counts == {"p0": 7, "p1": 7} | {f"p{i}": 1 for i in range(2, 12)}
+    prompts, clusters = decision.stages
+    assert (prompts.stage, prompts.n_in, prompts.n_dropped) == ("prompts", 12, 10)
+    assert (clusters.stage, clusters.n_in) == ("clusters", 2)
+
+
+def test_a_decision_says_what_was_dropped_when_sampling_stops_too() -> None:
+    stopped = close(8, [], CONFIG, measured(8, [8], [4.0]))
+    assert stopped.stop_reason
+    assert stopped.stages[0].n_dropped == 11
+    assert json.loads(json.dumps(asdict(stopped)))["stages"][0]["stage"] == "prompts"
+    uniform = CONFIG.model_copy(update={"strategy": "uniform"})
+    assert len(close(7, [], uniform).stages) == 2
+    assert open_rounds(BANK, CONFIG, seed=0).stages == ()

@@ -1,19 +1,16 @@
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whatchanged.differences import cluster_uncertainty
 from whatchanged.errors import UsageError
 from whatchanged.sample import (
     Evidence,
     RoundQuality,
     allocate,
-    cluster_uncertainty,
     prompt_scores,
     seed_allocation,
-    share_resolved,
     stop_reason,
 )
 
@@ -25,84 +22,6 @@ def evidence(hits_base, hits_intervention, n_base, n_intervention, boundary=None
         hits_base, np.array(hits_intervention), np.array(n_base), np.array(n_intervention),
         np.full(k, 0.5) if boundary is None else np.array(boundary),
     )  # fmt: skip
-
-
-def test_a_resolved_cluster_gets_little_and_an_undecided_one_much():
-    # 20 prompts of 100 texts per side. Cluster 0: share 0.05 against 0.25, clearly more.
-    # Cluster 1: never seen. Cluster 2: 0.2 against 0.21, as likely inside as outside 0.01.
-    shown = evidence(
-        [[5, 0, 20]] * 20, [[25, 0, 20]] * 10 + [[25, 0, 22]] * 10, [100] * 20, [100] * 20
-    )
-    different, absent, open_question = cluster_uncertainty(shown, min_effect=0.01)[0]
-    assert different < 0.001
-    assert absent < 0.001
-    assert open_question > 0.3
-    assert share_resolved(shown, 0.01) == pytest.approx(2 / 3)
-
-
-def test_uncertainty_of_one_stratum_is_worked_by_hand():
-    # One prompt, 50 texts a side, 10 and 15 hits. Mantel-Haenszel: difference 0.1, variance
-    # 25 * 75 * 100 / (50 * 50 * 100 * 99) = 0.0075758. Jeffreys without hits: mean 0.5/51, its
-    # variance (0.5/51)(50.5/51)/52 twice. P(more than 0.05) decides against the other answers.
-    mean = 0.5 / 51
-    sd = math.sqrt(0.0075757576 + 2 * mean * (1 - mean) / 52)
-    more = 0.5 * math.erfc(-(0.1 - 0.05) / sd / math.sqrt(2))
-    undecided = 1.5 * (1 - more)
-    # Half of it always, a quarter of it times the boundary 0.8, a quarter times 1/sqrt(1 + 25).
-    expected = undecided * (0.5 + 0.25 * 0.8 + 0.25 / math.sqrt(26))
-    shown = evidence([[10]], [[15]], [50], [50], [0.8])
-    assert cluster_uncertainty(shown, min_effect=0.05)[0, 0] == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_topic_that_the_prompt_sets_is_no_uncertainty():
-    # Every text of prompt 0 is in cluster 0 and of prompt 1 in cluster 1, on both sides; in the
-    # second case the same totals come from chance.
-    topic = evidence([[300, 0], [0, 300]], [[300, 0], [0, 300]], [300, 300], [300, 300])
-    chance = evidence([[150, 150]] * 2, [[150, 150]] * 2, [300, 300], [300, 300])
-    assert cluster_uncertainty(topic, min_effect=0.01).max() < 0.01
-    assert cluster_uncertainty(chance, min_effect=0.01).min() > 0.2
-
-
-def test_boundary_and_undersampling_raise_the_uncertainty():
-    shown = evidence([[20, 20]], [[21, 21]], [100], [100], [0.1, 0.9])
-    sharp, fuzzy = cluster_uncertainty(shown, min_effect=0.05)[0]
-    assert fuzzy > sharp
-    few = cluster_uncertainty(evidence([[2]], [[2]], [10], [10]), min_effect=0.05)[0, 0]
-    many = cluster_uncertainty(evidence([[20]], [[20]], [100], [100]), min_effect=0.05)[0, 0]
-    assert few > many
-
-
-def test_a_difference_in_one_group_is_uncertain_there():
-    # Group 1 (the last 5 of 20 prompts) may differ in a cluster that is level elsewhere.
-    level, suspicious = [10], [14]
-    shown = evidence([level] * 20, [level] * 15 + [suspicious] * 5, [100] * 20, [100] * 20)
-    groups = np.array([0] * 15 + [1] * 5)
-    found = cluster_uncertainty(shown, min_effect=0.01, groups=groups)
-    assert found.shape == (2, 1)
-    assert found[1, 0] != found[0, 0]
-    assert prompt_scores(shown, found, groups=groups).shape == (20,)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 5), st.integers(0, 4), st.integers(0, 2**32), st.floats(0, 0.5))
-def test_uncertainty_is_in_the_unit_interval_for_any_counts(n_prompts, k, seed, min_effect):
-    rng = np.random.default_rng(seed)
-    n_base, n_intervention = rng.integers(0, 4, n_prompts), rng.integers(0, 4, n_prompts)
-    shown = Evidence(
-        rng.integers(0, n_base[:, None] + 1, (n_prompts, k)),
-        rng.integers(0, n_intervention[:, None] + 1, (n_prompts, k)),
-        n_base, n_intervention, rng.random(k),
-    )  # fmt: skip
-    groups = np.arange(n_prompts) // 2
-    for found in (
-        cluster_uncertainty(shown, min_effect=min_effect),
-        cluster_uncertainty(shown, min_effect=min_effect, groups=groups),
-    ):
-        assert ((found >= 0) & (found <= 1)).all()
-    scores = prompt_scores(shown, found, groups=groups)
-    assert scores.shape == (n_prompts,)
-    assert (scores >= 0).all()
-    assert 0 <= share_resolved(shown, min_effect) <= 1
 
 
 def test_scores_divide_a_question_over_the_prompts_where_it_lives():
@@ -171,13 +90,9 @@ def test_degenerate_allocations():
     assert allocate(np.ones(1), 7, exploration_share=0.3, seed=0).tolist() == [7]
     assert allocate(np.zeros(0), 0, exploration_share=0.3, seed=0).tolist() == []
     no_clusters = evidence(np.zeros((2, 0), int), np.zeros((2, 0), int), [3, 3], [3, 3])
-    uncertainty = cluster_uncertainty(no_clusters, min_effect=0.01)
-    assert uncertainty.shape == (1, 0)
-    assert prompt_scores(no_clusters, uncertainty).tolist() == [0, 0]
-    assert share_resolved(no_clusters, 0.01) == 0.0
+    assert prompt_scores(no_clusters, np.zeros((1, 0))).tolist() == [0, 0]
     no_texts = evidence([[0]], [[0]], [0], [0])
-    assert share_resolved(no_texts, 0.01) == 0.0
-    assert cluster_uncertainty(no_texts, min_effect=0.01)[0, 0] > 0.5
+    assert prompt_scores(no_texts, np.ones((1, 1))).tolist() == [0]
 
 
 def test_impossible_allocations_are_refused():
@@ -252,16 +167,19 @@ def test_sampling_stops_when_the_differences_are_resolved_but_not_after_the_seed
     seed, then = finished(0, 500, resolved=1.0), finished(1, 750, 0.2, resolved=0.995)
     assert stop_reason([seed], max_rounds=6, max_texts=2000) is None
     assert stop_reason([seed, then], max_rounds=6, max_texts=2000) == (
-        "differences resolved: 99.5% of the clusters are decided"
+        "differences resolved: the 95% intervals of 99.5% of them exclude zero or lie within the "
+        "smallest effect of interest (99% needed)"
     )
 
 
-def test_sampling_stops_when_two_rounds_in_a_row_are_stable():
+def test_sampling_stops_when_the_quality_no_longer_changes():
     seed, first = finished(0, 500), finished(1, 750, 0.85, 0.11)
     stable = finished(2, 1000, 0.9, 0.115)
     reason = stop_reason([seed, first, stable], max_rounds=6, max_texts=2000)
-    assert reason is not None
-    assert reason.startswith("clusters stable")
+    assert reason == (
+        "quality sufficient: label agreement 0.85 and 0.90 in two rounds (0.80 needed), silhouette "
+        "0.110 and 0.115 (within 0.01), resolved differences 50.0% and 50.0%"
+    )
     for moving in (
         finished(2, 1000, 0.7, 0.115),
         finished(2, 1000, None, 0.115),
@@ -270,3 +188,8 @@ def test_sampling_stops_when_two_rounds_in_a_row_are_stable():
         finished(2, 1000, 0.9, 0.115, resolved=0.6),
     ):
         assert stop_reason([seed, first, moving], max_rounds=6, max_texts=2000) is None
+
+
+def test_a_silhouette_that_is_undefined_is_never_sufficient():
+    rounds = [finished(i, 500 + 250 * i, 0.9, None) for i in range(3)]
+    assert stop_reason(rounds, max_rounds=6, max_texts=2000) is None

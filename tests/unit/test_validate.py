@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,7 +81,10 @@ def judged(
     sides = ["base"] * len(base) + ["intervention"] * len(intervention)
     keys = [f"{name}-{i:04d}" for i in range(len(scores))]
     prompts = [f"p{i % n_prompts}" for side in (base, intervention) for i in range(len(side))]
-    texts = pd.DataFrame({"text_key": keys, "prompt_key": prompts, "side": sides})
+    samples = [i // n_prompts for side in (base, intervention) for i in range(len(side))]
+    texts = pd.DataFrame(
+        {"text_key": keys, "prompt_key": prompts, "sample": samples, "side": sides}
+    )
     outcomes = ["answered" if s == s else "refused" for s in scores]
     verdicts = pd.DataFrame(
         {
@@ -99,7 +105,9 @@ def judged(
 
 def find(base: list[float], intervention: list[float], direction: Direction = "more") -> Finding:
     verdicts, texts = judged(base, intervention)
-    (finding,) = validate_hypotheses([claim(direction=direction)], verdicts, texts, CONFIG, 0)
+    (finding,) = validate_hypotheses(
+        [claim(direction=direction)], verdicts, texts, CONFIG, 0, is_paired=False
+    )
     return finding
 
 
@@ -143,7 +151,12 @@ def test_many_true_nulls_are_not_confirmed_by_their_number() -> None:
         parts.append(judged(draws[0], draws[1], name))
         claims.append(claim(name=name))
     findings = validate_hypotheses(
-        claims, pd.concat([p[0] for p in parts]), pd.concat([p[1] for p in parts]), CONFIG, 0
+        claims,
+        pd.concat([p[0] for p in parts]),
+        pd.concat([p[1] for p in parts]),
+        CONFIG,
+        0,
+        is_paired=False,
     )
     assert min(f.p_value for f in findings) < 0.05 <= min(f.p_adjusted for f in findings)
     assert not any(f.status == "confirmed" for f in findings)
@@ -159,17 +172,17 @@ def test_unscored_texts_are_counted_and_move_no_share() -> None:
 
 def test_a_claim_without_texts_is_inconclusive_and_incomplete() -> None:
     verdicts, texts = judged([], [])
-    (finding,) = validate_hypotheses([claim()], verdicts, texts, CONFIG, 0)
+    (finding,) = validate_hypotheses([claim()], verdicts, texts, CONFIG, 0, is_paired=False)
     assert (finding.status, finding.incomplete, finding.p_value) == ("inconclusive", True, 1.0)
 
 
 def test_no_claims_give_no_findings() -> None:
-    assert validate_hypotheses([], *judged([], []), CONFIG, 0) == []
+    assert validate_hypotheses([], *judged([], []), CONFIG, 0, is_paired=False) == []
 
 
 def test_examples_come_from_the_side_that_says_more() -> None:
     verdicts, texts = judged(shares(6), shares(66))
-    (finding,) = validate_hypotheses([claim()], verdicts, texts, CONFIG, 0)
+    (finding,) = validate_hypotheses([claim()], verdicts, texts, CONFIG, 0, is_paired=False)
     side_of = dict(zip(texts["text_key"], texts["side"], strict=True))
     score_of = dict(zip(verdicts["text_key"], verdicts["score"], strict=True))
     assert {side_of[key] for key in finding.supporting} == {"intervention"}
@@ -196,5 +209,44 @@ def test_confirmed_findings_come_first_and_the_strongest_of_them() -> None:
         pd.concat([p[1] for p in parts]),
         CONFIG,
         0,
+        is_paired=False,
     )
     assert [f.id for f in findings] == ["large", "small", "open"]
+
+
+def find_paired(base: list[float], intervention: list[float]) -> Finding:
+    """Sample i of a prompt has the i-th score on either side."""
+    verdicts, texts = judged(base, intervention)
+    (finding,) = validate_hypotheses([claim()], verdicts, texts, CONFIG, 0, is_paired=True)
+    return finding
+
+
+def test_pairs_need_far_fewer_texts_where_most_are_equal() -> None:
+    # Ten of 120 samples gain the behaviour, and half of the others have it on both sides.
+    base, intervention = shares(55), shares(65)
+    paired, independent = find_paired(base, intervention), find(base, intervention)
+    assert paired.effect == pytest.approx(10 / 120)
+    assert independent.effect == pytest.approx(10 / 120)
+    assert (paired.status, independent.status) == ("confirmed", "inconclusive")
+    assert paired.ci_high - paired.ci_low < (independent.ci_high - independent.ci_low) / 2
+    assert paired.n_texts == 240
+
+
+def test_a_pair_with_one_unscored_text_is_left_out_whole() -> None:
+    finding = find_paired([math.nan, *shares(0, 39)], shares(20, 40))
+    assert (finding.n_texts, finding.n_unscored) == (78, 1)
+    assert finding.share_intervention == pytest.approx(19 / 39)
+
+
+def test_equal_pairs_confirm_nothing() -> None:
+    finding = find_paired(shares(60), shares(60))
+    assert (finding.status, finding.p_value) == ("inconclusive", 1.0)
+    # No discordant pair of 120 leaves room for z^2 / (n + z^2), with z = 1.96.
+    assert finding.ci_high == -finding.ci_low == pytest.approx(3.84 / 123.84, abs=1e-4)
+
+
+def test_claims_with_few_discordant_pairs_ask_for_few_texts() -> None:
+    wide = claim(shares=(0.45, 0.55))
+    narrow = replace(wide, share_discordant=0.12)
+    (independent,), (paired,) = (plan_validation([h], BANK, CONFIG) for h in (wide, narrow))
+    assert paired.n_per_prompt < independent.n_per_prompt / 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import (
     AuditConfig,
@@ -19,9 +19,12 @@ from whatchanged.config import (
     JudgeTierConfig,
     ModelConfig,
 )
-from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer
+from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.weights import resolve_model
+
+if TYPE_CHECKING:
+    from whatchanged.models.transformers_decoder import TransformersDecoder
 
 # Two threads that ask for the same model must not load it twice.
 _LOADING = threading.RLock()
@@ -34,7 +37,7 @@ def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: st
     return _named(
         weights=resolve_model(model.model, model.revision).identity,
         **model.model_dump(exclude={"model", "revision"}),
-        **decode.model_dump(exclude={"batch_size", "chunk_texts"}),
+        **decode.model_dump(exclude={"batch_size", "chunk_texts", "coupling"}),
         prompt_format=prompt_format,
         sampling=SAMPLING_VERSION,
     )
@@ -62,6 +65,22 @@ def load_decoder(
         return _decoder(model, decode, prompt_format, device)
 
 
+def load_scorer(
+    base: ModelConfig,
+    intervention: ModelConfig,
+    decode: DecodeConfig,
+    prompt_format: str,
+    device: str,
+) -> Scorer:
+    """The scorer of a pair: both decoders, which stay in memory together."""
+    from whatchanged.models.coupling import has_same_tokens
+    from whatchanged.models.scoring import PairScorer
+
+    with _LOADING:
+        sides = [_decoder(side, decode, prompt_format, device) for side in (base, intervention)]
+    return PairScorer(sides[0], sides[1], has_same_tokens(base, intervention))
+
+
 def load_embedder(embed: EmbedConfig, device: str) -> Embedder:
     """The embedder, loaded at the first call."""
     with _LOADING:
@@ -87,7 +106,9 @@ def load_proposer(config: HypothesizeConfig) -> Proposer:
 
 
 @lru_cache(maxsize=2)
-def _decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str) -> Decoder:
+def _decoder(
+    model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str
+) -> TransformersDecoder:
     from whatchanged.models import transformers_decoder
 
     return transformers_decoder.load_decoder(model, decode, device, prompt_format)

@@ -59,7 +59,7 @@ class LocalProposer:
     @property
     def identity(self) -> str:
         """The method's version and its settings."""
-        return f"local/2 {self.expected_false} {self.min_difference} {self.max_words}"
+        return f"local/3 {self.expected_false} {self.min_difference} {self.max_words}"
 
     def propose(self, contrast: Contrast, max_proposals: int) -> list[Proposal]:
         """At most `max_proposals` proposals, strongest first; an empty side gives none.
@@ -68,7 +68,7 @@ class LocalProposer:
         """
         if not contrast.base or not contrast.intervention or max_proposals < 1:
             return []
-        sides = Sides(len(contrast.base), len(contrast.intervention))
+        sides = Sides(len(contrast.base), len(contrast.intervention), contrast.is_paired)
         if contrast.cluster is not None:
             return self._propose_sentence(contrast, sides)
         texts = (*contrast.base, *contrast.intervention)
@@ -171,7 +171,7 @@ def _choose(
         if not can_explain(names[other], directions[other], names[one], directions[one]):
             return float("inf")
         held, by = sides.split(candidates[one].held), sides.split(candidates[other].held)
-        return strength_left(*held, *by, keep_mirrored=readable[one])
+        return strength_left(*held, *by, is_paired=sides.is_paired, keep_mirrored=readable[one])
 
     chosen = choose_diverse(strengths, max_proposals, strength_given, floor)
     return [candidates[i] for i in chosen]

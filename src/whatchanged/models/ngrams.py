@@ -55,6 +55,14 @@ class NgramLevel:
         sums = np.concatenate([[0], np.cumsum(marked[self.texts])])
         return np.asarray(sums[self.bounds[1:]] - sums[self.bounds[:-1]], dtype=np.int64)
 
+    def count_pairs(self, n_pairs: int) -> IntArray:
+        """How many pairs hold each run on both sides, `(n_grams,)`. The first `n_pairs` texts are
+        one side's, the next `n_pairs` the other's, in the same order."""
+        gram_of = np.repeat(np.arange(self.n_grams), np.diff(self.bounds))
+        held = np.sort(gram_of * n_pairs + self.texts % n_pairs)
+        twice = held[1:][held[1:] == held[:-1]]
+        return np.bincount(twice // n_pairs, minlength=self.n_grams)
+
     def digest_texts(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """One number per run, equal where the sets of texts are equal: the sum of the texts' random
         `numbers (n_texts,)`, modulo 2^64."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whatchanged.contrasts import BoolArray, Sides, log_odds_z
+from whatchanged.contrasts import BoolArray, Sides
 from whatchanged.models.ngrams import (
     END,
     IntArray,
@@ -74,7 +74,8 @@ def find_runs(
     for index, level in enumerate(levels):
         hits_base = level.count_texts(sides.is_base)
         hits_intervention = np.diff(level.bounds) - hits_base
-        z = log_odds_z(hits_base, sides.n_base, hits_intervention, sides.n_intervention)
+        n_both = level.count_pairs(sides.n_base) if sides.is_paired else 0
+        z = sides.z_of_counts(hits_base, hits_intervention, n_both)
         effect = hits_intervention / sides.n_intervention - hits_base / sides.n_base
         beyond = (np.abs(z) >= threshold) & (np.abs(effect) >= min_difference)
         found += [(float(z[gram]), index, int(gram)) for gram in np.flatnonzero(beyond)]

@@ -1,4 +1,4 @@
-"""The four seams to the outside: decoder, embedder, judge, proposer.
+"""The seams to the outside: decoder, scorer, embedder, judge, proposer.
 
 Each is a small protocol; implementations live one per file beside this one, and `models/fakes.py`
 ships deterministic ones for tests of faults.
@@ -13,7 +13,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from whatchanged.records import Completion, DecodeRequest, Direction, Judgement, Question
+from whatchanged.records import (
+    Completion,
+    DecodeRequest,
+    Direction,
+    Judgement,
+    Question,
+    ScoreRequest,
+    TextScore,
+)
 
 
 class Decoder(Protocol):
@@ -24,6 +32,14 @@ class Decoder(Protocol):
 
         A text that cannot be decoded is a Completion with finish "failed", never an exception.
         """
+        ...
+
+
+class Scorer(Protocol):
+    """Both language models of a comparison, as judges of how likely a text is."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
+        """One score per request, in the order asked; NaN for a text that cannot be scored."""
         ...
 
 
@@ -67,10 +83,13 @@ class Judge(Protocol):
 class Contrast:
     """What a proposer sees: discovery texts of both sides within one scope.
 
-    `base` and `intervention` are replies, decoded on the same prompts in equal numbers. For a
-    segment cluster, `cluster` is its label, `exemplars` are its segments that best show the
-    difference, best first, and `member_base (n_base,)` and `member_intervention (n_intervention,)`
-    say which replies hold a segment of it.
+    `base` and `intervention` are replies, decoded on the same prompts in equal numbers; with
+    `is_paired`, `base[i]` and `intervention[i]` were decoded with the same noise. `weights
+    (n_base,)` are those of text i of either side with which every prompt counts the same, although
+    some were decoded more often (None: all texts count the same). For a segment cluster, `cluster`
+    is its label, `exemplars` are its segments that best show the difference, best first, and
+    `member_base (n_base,)` and `member_intervention (n_intervention,)` say which replies hold a
+    segment of it.
     """
 
     scope: str | None
@@ -80,6 +99,8 @@ class Contrast:
     exemplars: tuple[str, ...] = ()
     member_base: NDArray[np.bool_] | None = None
     member_intervention: NDArray[np.bool_] | None = None
+    is_paired: bool = False
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

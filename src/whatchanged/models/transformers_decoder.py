@@ -1,8 +1,9 @@
 """Decode texts with any causal language model of transformers, many prompts and samples at once.
 
-Its own sampling loop instead of `model.generate`, for three reasons. One random stream per text
-makes a text independent of its worker, chunk and batch (up to rounding: see `sampling`). One
-prefill serves all samples of a prompt. Rows that are finished leave the batch.
+Its own sampling loop instead of `model.generate`, for four reasons. Noise that is a function of
+text, step and token makes a text independent of its worker, chunk and batch (up to rounding), and
+couples the texts of two models (see `sampling`). One prefill serves all samples of a prompt. Rows
+that are finished leave the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from whatchanged.models.device import (
     release_memory,
 )
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder
-from whatchanged.models.sampling import draw_uniforms, pick_tokens
+from whatchanged.models.sampling import TokenPicker, draw_noise_keys
 from whatchanged.models.weights import ResolvedModel, resolve_model, without_progress_bars
 from whatchanged.records import Completion, DecodeRequest
 
@@ -149,18 +150,24 @@ class TransformersDecoder:
 
         device = self.model.device
         n_new = self.config.max_new_tokens
-        temperature, top_p = self.config.temperature, self.config.top_p
-        keys = [row.request.text_key for row in batch]
-        uniforms = torch.from_numpy(draw_uniforms(keys, n_new)).to(device)
+        keys = [row.request.noise_key for row in batch]
+        noise_keys = torch.from_numpy(draw_noise_keys(keys, n_new)).to(device)
         eos = torch.tensor(self.eos_ids, device=device, dtype=torch.long)
         state, logits = prefill(self.model, [row.ids for row in batch], n_new)
+        picker = TokenPicker(
+            len(batch),
+            logits.shape[-1],
+            device,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+        )
         tokens = torch.zeros(len(batch), n_new, dtype=torch.long, device=device)
         is_broken = torch.zeros(len(batch), dtype=torch.bool, device=device)
         is_alive = torch.ones(len(batch), dtype=torch.bool, device=device)
         rows = torch.arange(len(batch), device=device)
         steps_per_count = _STEPS_PER_COUNT.get(device.type, 8)
         for step in range(n_new):
-            picked, is_sound = pick_tokens(logits, uniforms[rows, step], temperature, top_p)
+            picked, is_sound = picker.pick(logits, noise_keys[rows, step])
             tokens[rows, step] = picked
             is_broken[rows] |= ~is_sound & is_alive
             is_alive &= is_sound & ~torch.isin(picked, eos)
@@ -187,13 +194,17 @@ class TransformersDecoder:
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-        n_new = self.config.max_new_tokens
         return [
-            _failed(_NO_DISTRIBUTION)
-            if broken
-            else Completion(text, end, "stop" if end < n_new else "length")
-            for text, end, broken in zip(texts, ends, is_broken, strict=True)
+            _failed(_NO_DISTRIBUTION) if broken else _completion(text, row, end)
+            for text, row, end, broken in zip(texts, tokens, ends, is_broken, strict=True)
         ]
+
+
+def _completion(text: str, row: Sequence[int], end: int) -> Completion:
+    """The completion of a row of tokens whose first end-of-text token stands at `end`, if any."""
+    return Completion(
+        text, end, "stop" if end < len(row) else "length", token_ids=tuple(row[: end + 1])
+    )
 
 
 def _failed(reason: str) -> Completion:

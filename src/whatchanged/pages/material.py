@@ -118,6 +118,7 @@ def write_rounds(run: RunTables) -> list[Block]:
     if isinstance(reason, str) and reason:
         stopped = line(f"Sampling stopped ({reason.rstrip('.')}).")
     blocks.append(Paragraph(stopped))
+    blocks += [Paragraph(line(sentence)) for sentence in _how_compared(run)]
     if not isinstance(rounds, list) or not rounds:
         word = "are unknown" if rounds is None else "were none"
         return [*blocks, Paragraph(line(f"Sampling rounds {word}."), "quiet")]
@@ -142,6 +143,32 @@ def write_rounds(run: RunTables) -> list[Block]:
     return blocks
 
 
+def _how_compared(run: RunTables) -> list[str]:
+    """Whether texts are coupled pairs, what divergences come from, and what was left out where."""
+    coupling = run.summary.get("coupling")
+    if not isinstance(coupling, dict):
+        return ["How the sides were decoded is unknown."]
+    why, share = coupling.get("why_independent"), number(coupling.get("share_identical"))
+    sentences = [f"The two sides were decoded independently: {why}."]
+    if not why:
+        pairs = plural(whole(coupling.get("n_pairs")) or 0, "pair")
+        equal = "an unknown share" if share is None else percent(share)
+        sentences = [
+            f"Both sides decoded with the same noise, so that their texts agree until the models "
+            f"do not: {equal} of {pairs} in discovery are identical."
+        ]
+    sentences.append(_DIVERGENCE.get(str(coupling.get("divergence")), _DIVERGENCE["none"]))
+    stages = run.summary.get("stages")
+    reasons = [s.get("reason") for s in stages] if isinstance(stages, list) else []
+    return sentences + [f"{str(r)[:1].upper()}{str(r)[1:]}." for r in reasons if r]
+
+
+_DIVERGENCE = {
+    "tokens": "Each prompt's divergence was measured by scoring texts under both models.",
+    "texts": "The models' tokens differ, so each prompt's divergence was measured by scoring whole "
+    "texts under both models, per byte.",
+    "none": "No text was scored under both models: prompts were compared by sampled texts alone.",
+}
 _ROUND_FIGURES = (
     ("Texts per side", "n_texts_per_side"),
     ("Label agreement", "label_agreement"),

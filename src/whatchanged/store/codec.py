@@ -148,6 +148,8 @@ def _object_column(column: pd.Series[Any], change: Any) -> pd.Series[Any]:
 def _needs_escape(value: Any) -> bool:
     if isinstance(value, str):
         return _UNWRITABLE.search(value) is not None
+    if type(value).__name__ == "ndarray" and value.dtype.kind != "O":
+        return False
     if isinstance(value, list | tuple) or type(value).__name__ == "ndarray":
         return any(_needs_escape(item) for item in value)
     return False

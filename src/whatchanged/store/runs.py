@@ -228,6 +228,16 @@ class Run:
         """A point per discovery text: text_key, x, y."""
         return self.read_table("map")
 
+    @cached_property
+    def divergence(self) -> pd.DataFrame:
+        """How far the models are apart on each prompt (`divergence.DIVERGENCE_COLUMNS`)."""
+        return self.read_table("divergence")
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """The coupled pairs of discovery texts (`divergence.PAIR_COLUMNS`); none without them."""
+        return self.read_table("pairs")
+
     def read_table(self, name: str) -> pd.DataFrame:
         """Any table of the run. Raises InputError as `read_bytes` does."""
         return codec.table_value(self.read_bytes(_suffixed(name, ".parquet")))

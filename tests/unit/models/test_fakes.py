@@ -7,7 +7,10 @@ from whatchanged.models.fakes import FAKE_TEXTS, FakeDecoder, FakeEmbedder, Fake
 from whatchanged.models.protocols import Decoder, Embedder, Judge
 from whatchanged.records import DecodeRequest, Question
 
-REQUESTS = [DecodeRequest(content_key("text", i), "p", "A prompt", i) for i in range(200)]
+REQUESTS = [
+    DecodeRequest(content_key("text", i), "p", "A prompt", i, content_key("noise", i))
+    for i in range(200)
+]
 
 
 def test_the_fakes_fit_the_protocols() -> None:

@@ -29,7 +29,9 @@ PROMPTS = (SENTENCES[0], "How do I plan a garden?", "A lamp", "The train leaves 
 
 def requests_for(prompts: tuple[str, ...] = PROMPTS, n: int = 8) -> list[DecodeRequest]:
     return [
-        DecodeRequest(content_key("text", p, i), content_key("prompt", p), p, i)
+        DecodeRequest(
+            content_key("text", p, i), content_key("prompt", p), p, i, content_key("noise", p, i)
+        )
         for i in range(n)
         for p in prompts
     ]
@@ -209,7 +211,7 @@ def count_tokens(decoder: TransformersDecoder, text_keys: list[str]) -> Any:
     decoder.tokenizer.batch_decode = lambda rows, **options: (
         seen.extend(rows) or original(rows, **options)
     )
-    decoder.decode([DecodeRequest(key, "", PROMPTS[1], 0) for key in text_keys])
+    decoder.decode([DecodeRequest(key, "", PROMPTS[1], 0, key) for key in text_keys])
     [eos] = decoder.eos_ids
     tokens = [row[0] if row else eos for row in seen]
     return np.bincount(tokens, minlength=decoder.encoder.n_vocab)
@@ -262,7 +264,9 @@ def test_texts_hold_no_special_tokens(causal_folder: Path) -> None:
 
 def test_an_empty_prompt_continues_the_start_of_a_text(causal_folder: Path) -> None:
     decoder = load(causal_folder)
-    [completion] = decoder.decode([DecodeRequest(content_key("text", 0), "", "", 0)])
+    [completion] = decoder.decode(
+        [DecodeRequest(content_key("text", 0), "", "", 0, content_key("noise", 0))]
+    )
     assert completion.finish != "failed"
     assert decoder.encoder.encode([""])[0].ids == (1,)
 

@@ -1,0 +1,174 @@
+"""How likely each of two models finds a text: one teacher-forced forward pass per model.
+
+Where both give the same ids to the same tokens, every token that was drawn is scored under both,
+and so is the whole next-token distribution that it was drawn from. Where they do not, each model
+reads the text in its own tokens, and only totals can be compared, per byte of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatchanged.models.transformers_decoder import TransformersDecoder
+from whatchanged.records import ScoreRequest, TextScore
+
+if TYPE_CHECKING:
+    import torch
+
+# Logits and log-probabilities of both models, and what is made of them, in float32.
+_BYTES_PER_LOGIT = 4 * 8
+# More rows than this only grow the working set.
+_MAX_ROWS = 64
+
+_NAN = float("nan")
+_NO_TOKENS = np.zeros(0, np.float32)
+_UNSCORED = TextScore(_NAN, _NAN, _NAN, _NAN, _NAN, _NO_TOKENS)
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PairScorer:
+    """Scores texts under the base and the intervention; build it with `loading.load_scorer`."""
+
+    base: TransformersDecoder
+    intervention: TransformersDecoder
+    has_same_tokens: bool
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
+        """One score per request, in the order asked; a text that both sides wrote is read once.
+
+        Empty texts and prompts that the models cannot read are NaN.
+        """
+        distinct = list(dict.fromkeys(requests))
+        score = self._score_tokens if self.has_same_tokens else self._score_texts
+        found = dict(zip(distinct, score(distinct), strict=True))
+        return [found[request] for request in requests]
+
+    def _score_tokens(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
+        import torch
+
+        scores = [_UNSCORED] * len(requests)
+        with torch.inference_mode():
+            for places, prompts, replies in self._batches(requests):
+                base, intervention = (
+                    _log_distributions(decoder, prompts, replies)
+                    for decoder in (self.base, self.intervention)
+                )
+                batch = _compare(replies, base, intervention.to(base.device))
+                for place, score in zip(places, batch, strict=True):
+                    scores[place] = score
+        return scores
+
+    def _batches(
+        self, requests: Sequence[ScoreRequest]
+    ) -> Iterator[tuple[list[int], list[TokenIds], list[TokenIds]]]:
+        """Places, prompt ids and reply ids, the longest first, as many at once as fit."""
+        distinct = list(dict.fromkeys(request.prompt for request in requests))
+        encoded = dict(zip(distinct, self.base.encoder.encode(distinct), strict=True))
+        known = [
+            (place, encoded[request.prompt].ids, request.token_ids)
+            for place, request in enumerate(requests)
+            if request.token_ids and not encoded[request.prompt].problem
+        ]
+        known.sort(key=lambda item: (-len(item[1]) - len(item[2]), item[0]))
+        while known:
+            n_rows = _n_rows(self.base, len(known[0][1]) + len(known[0][2]))
+            batch, known = known[:n_rows], known[n_rows:]
+            places, prompts, replies = zip(*batch, strict=True)
+            yield list(places), list(prompts), list(replies)
+
+    def _score_texts(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
+        base, intervention = (
+            _logprobs_of_texts(decoder, requests) for decoder in (self.base, self.intervention)
+        )
+        return [
+            TextScore(one, other, _NAN, _NAN, _NAN, _NO_TOKENS)
+            for one, other in zip(base, intervention, strict=True)
+        ]
+
+
+def _n_rows(decoder: TransformersDecoder, n_tokens: int) -> int:
+    n_vocab = int(decoder.model.get_input_embeddings().weight.shape[0])
+    n_bytes = n_tokens * n_vocab * _BYTES_PER_LOGIT
+    fitting = min(decoder.limit.n_fitting(n_tokens), decoder.limit.max_bytes // n_bytes, _MAX_ROWS)
+    return max(1, fitting)
+
+
+def _log_distributions(
+    decoder: TransformersDecoder, prompts: Sequence[TokenIds], replies: Sequence[TokenIds]
+) -> torch.Tensor:
+    """The log-probabilities from which the replies' tokens were drawn, one reply after the other:
+    `(n_tokens, n_vocab)`, float32. Padding stands on the right, where no earlier token sees it."""
+    import torch
+
+    device = decoder.model.device
+    rows = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    width = max(len(row) for row in rows)
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    ends = torch.tensor([[len(row)] for row in rows], device=device)
+    starts = torch.tensor([[len(prompt)] for prompt in prompts], device=device)
+    places = torch.arange(width, device=device)[None]
+    logits = decoder.model(
+        input_ids=tokens, attention_mask=(places < ends).long(), use_cache=False
+    ).logits
+    # The logits of a place are of the token after it.
+    drawn = logits[(places >= starts - 1) & (places < ends - 1)].float()
+    return torch.log_softmax(drawn.div_(decoder.config.temperature), dim=-1)
+
+
+def _compare(
+    replies: Sequence[TokenIds], base: torch.Tensor, intervention: torch.Tensor
+) -> list[TextScore]:
+    """The score of each reply, whose log-distributions stand one after the other."""
+    import torch
+
+    ids = torch.tensor([i for reply in replies for i in reply], device=base.device)[:, None]
+    drawn = torch.cat([base.gather(1, ids), intervention.gather(1, ids)], dim=1)
+    p, q = base.exp(), intervention.exp()
+    ratio = base - intervention
+    # A token of probability 0 adds nothing, whatever the other side says of it.
+    kl_base = torch.where(p > 0, p * ratio, 0.0).sum(-1)
+    kl_intervention = torch.where(q > 0, -q * ratio, 0.0).sum(-1)
+    variation = p.sub_(q).abs_().sum(-1).div_(2).clamp_(max=1)
+    per_token = torch.column_stack([drawn, kl_base, kl_intervention, variation]).double().cpu()
+    ends = np.cumsum([len(reply) for reply in replies])[:-1]
+    return [_total(part) for part in np.split(per_token.numpy(), ends)]
+
+
+def _total(per_token: NDArray[np.float64]) -> TextScore:
+    """The score of one reply from what each of its tokens is worth, `(n_tokens, 5)`."""
+    base, intervention, kl_base, kl_intervention = per_token[:, :4].sum(axis=0).tolist()
+    return TextScore(
+        logprob_base=base,
+        logprob_intervention=intervention,
+        kl_base=kl_base,
+        kl_intervention=kl_intervention,
+        parting=1 - float(np.prod(1 - per_token[:, 4])),
+        differences=(per_token[:, 0] - per_token[:, 1]).astype(np.float32),
+    )
+
+
+def _logprobs_of_texts(
+    decoder: TransformersDecoder, requests: Sequence[ScoreRequest]
+) -> list[float]:
+    """The log-probability of each text, read in the decoder's own tokens, in nats."""
+    import torch
+
+    encoded = decoder.encoder.encode([request.prompt for request in requests])
+    totals = []
+    with torch.inference_mode():
+        for request, prompt in zip(requests, encoded, strict=True):
+            ids = decoder.tokenizer(request.text, add_special_tokens=False)["input_ids"]
+            if prompt.problem or not ids:
+                totals.append(float("nan"))
+                continue
+            rows = _log_distributions(decoder, [prompt.ids], [tuple(ids)])
+            drawn = rows.gather(1, torch.tensor(ids, device=rows.device)[:, None])
+            totals.append(float(drawn.double().sum()))
+    return totals

@@ -221,7 +221,9 @@ def decode_requests(prompts: Sequence[str], n_samples: int) -> list[Any]:
     from whatchanged.records import DecodeRequest
 
     return [
-        DecodeRequest(content_key("profile", p, i), content_key("prompt", p), p, i, content_key("noise", p, i))
+        DecodeRequest(
+            content_key("profile", p, i), content_key("prompt", p), p, i, content_key("noise", p, i)
+        )
         for p in prompts
         for i in range(n_samples)
     ]

@@ -124,6 +124,7 @@ def _decode_chunk(
     store.put_table(key, texts)
     counts: dict[str, Count] = {
         "counted_as": counted_as,
+        "n_screen": len(texts) if chunk.split == "screen" else 0,
         "n_tokens": int(texts["n_tokens"].sum()),
         "n_failed": int((texts["finish"] == "failed").sum()),
     }

@@ -19,6 +19,7 @@ MIN_PROMPTS = 10
 # Smaller errors and spreads than this, in total variation, matter to nobody.
 _MIN_ERROR = 1e-3
 _MAX_STEPS = 200
+_N_CELLS = 50
 
 
 class Parting(NamedTuple):
@@ -64,55 +65,60 @@ def pinsker_bound(divergence: ArrayLike) -> FloatArray:
     return np.minimum(1.0, np.sqrt(np.maximum(np.asarray(divergence, dtype=np.float64), 0.0)) / 2)
 
 
-def stand_out(parting: Parting) -> FloatArray:
-    """The probability in [0, 1] that each prompt is further apart than what all share, `(n,)`.
+def stand_out(parting: Parting, smallest: FloatArray) -> FloatArray:
+    """The probability in [0, 1] that each prompt is further apart than what all share, `(n,)`, by
+    at least `smallest (n,)`.
 
-    The two-groups model with an empirical null (Efron 2004, 2008), fitted by expectation
-    maximization: most prompts are normal around one background, with a spread of its own besides
-    their errors; the others lie above it, anywhere up to 1. A prompt that is not known to within
-    anything gives 1, and so do all where fewer than 10 are known. What most prompts share is
-    background, however large it is.
+    Two groups, with an empirical null (Efron 2004): prompts without a change of their own are
+    normal around one background, with a spread besides their errors; those with one lie above it,
+    their excess log-uniform between `smallest` and the most that is possible, since changes come in
+    every order of magnitude. Beforehand both groups are equally probable: changes too weak to be
+    told from the spread cannot be counted, and a prompt is only held to be without one where its
+    own measurement says so. What most prompts share is background, however large it is.
+
+    A prompt without an estimate gives 1, and so do all where fewer than 10 have one.
     """
     known = np.isfinite(parting.estimate) & np.isfinite(parting.error)
     probability = np.ones(len(known))
     if np.count_nonzero(known) >= MIN_PROMPTS:
-        probability[known] = _two_groups(parting.estimate[known], parting.error[known])
+        errors = np.maximum(parting.error[known], _MIN_ERROR)
+        probability[known] = _fit_two_groups(parting.estimate[known], errors, smallest[known])
     return probability
 
 
-def _two_groups(values: FloatArray, errors: FloatArray) -> FloatArray:
-    """The posterior probability `(n,)` of the upper group; `values` are at most 1."""
-    errors = np.maximum(errors, _MIN_ERROR)
-    # The upper group only adds values above: the lower part of them shows the background.
+def _fit_two_groups(values: FloatArray, errors: FloatArray, smallest: FloatArray) -> FloatArray:
+    """The posterior probability `(n,)` of the upper group, by expectation maximization over the
+    centre and the spread of the background."""
+    # The upper group only adds values above: the lower half of them shows the background.
     centre = float(np.quantile(values, 0.3))
     lower = values[values <= np.median(values)]
     variance = float(1.4826 * np.median(np.abs(lower - centre))) ** 2
-    share = 0.1
-    upper = _upper_group(values, errors, centre, variance, share)
+    upper = _upper_group(values, errors, smallest, centre, variance)
     for _ in range(_MAX_STEPS):
         weights = (1 - upper) / (variance + errors**2)
         total = max(float(weights.sum()), 1e-300)
         centre = float((weights * values).sum()) / total
         variance = max(0.0, float((weights * ((values - centre) ** 2 - errors**2)).sum()) / total)
-        # At least one in n, so that a group of one is never ruled out beforehand.
-        share = min(max(float(upper.mean()), 1 / (len(values) + 1)), 0.9)
-        before, upper = upper, _upper_group(values, errors, centre, variance, share)
+        before = upper
+        upper = _upper_group(values, errors, smallest, centre, variance)
         if np.abs(upper - before).max() < 1e-6:
             break
     return upper
 
 
 def _upper_group(
-    values: FloatArray, errors: FloatArray, centre: float, variance: float, share: float
+    values: FloatArray, errors: FloatArray, smallest: FloatArray, centre: float, variance: float
 ) -> FloatArray:
     from scipy.stats import norm
 
     sd = np.sqrt(variance + errors**2)
-    span = max(1.0 - centre, _MIN_ERROR)
-    background = (1 - share) * norm.pdf(values, centre, sd)
-    # Uniform between the background and 1, seen with the same error and spread.
-    within = norm.cdf((values - centre) / sd) - norm.cdf((values - centre - span) / sd)
-    above = share * np.maximum(within, 0.0) / span
+    low = np.maximum(smallest, _MIN_ERROR)
+    span = np.log(np.maximum(1.0 - centre, 2 * low) / low)
+    # Cells of equal probability, each uniform, seen with the same error and spread: (n, cells).
+    edges = low[:, None] * np.exp(np.linspace(0.0, 1.0, _N_CELLS + 1) * span[:, None])
+    below = norm.cdf((edges - (values - centre)[:, None]) / sd[:, None])
+    above = np.mean(np.diff(below, axis=1) / np.diff(edges, axis=1), axis=1)
+    background = norm.pdf(values, centre, sd)
     both = above + background
     # So far from everything that no density is left, what counts is on which side.
     upper = (values > centre).astype(np.float64)

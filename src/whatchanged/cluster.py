@@ -11,7 +11,7 @@ once, and every row is labelled. Degenerate inputs of `fit_clusters`:
     fewer distinct rows than `start`  the centroids that have rows     as it finds
     fewer rows than min_cluster_size  as it finds                      no clusters, labels -1
     one cloud                         k parts, no structure            labels -1, no structure
-    no new row, or none but new ones  no cluster joins those of start  as it finds
+    no new row, or none but new ones  no cluster joins `start`         as it finds
     a row with nan or infinity        InputError naming the row        InputError naming the row
 """
 
@@ -89,15 +89,15 @@ class Clustering:
 
 
 class _Facts(NamedTuple):
-    """What is known of each row `(n,)`: its weight, its side, whether no earlier round had it."""
+    """What is known of each row `(n,)`: its weight, its side, its weight in the earlier round."""
 
     weights: NDArray[np.float64]
     sides: NDArray[np.bool_]
-    is_new: NDArray[np.bool_]
+    earlier: NDArray[np.float64]
 
     def of(self, numbers: NDArray[np.intp]) -> _Facts:
         """The facts of some rows."""
-        return _Facts(self.weights[numbers], self.sides[numbers], self.is_new[numbers])
+        return _Facts(self.weights[numbers], self.sides[numbers], self.earlier[numbers])
 
 
 class _Options(NamedTuple):
@@ -133,7 +133,7 @@ def fit_clusters(
     max_passes: int = 20,
     max_sample: int = _MAX_SAMPLE,
     start: FloatRows | None = None,
-    is_new: NDArray[np.bool_] | None = None,
+    earlier_weights: Weights | None = None,
     max_growth: float = 0.0,
 ) -> Clustering:
     """The clusters of `embeddings (n, d)`; the table above says what degenerate inputs give.
@@ -149,8 +149,9 @@ def fit_clusters(
     rows in an array only one is clustered, with the weight of all.
 
     `start (k, d)` continues k-means from the centroids of an earlier round: label i stays label i.
-    Then new clusters may join where rows that are `is_new (n,)`, those that the earlier round did
-    not have, call for them (`grow.found_clusters`), up to `n_clusters * (1 + max_growth)`.
+    Then clusters may join, up to `n_clusters * (1 + max_growth)` in all, where rows that the
+    earlier round did not have call for them (`grow.found_clusters`); `earlier_weights (n,)` says
+    how often it had each (None: as often as there are now).
 
     HDBSCAN (Campello et al. 2013) sees at most 4000 occurrences on 20 principal axes; other rows
     join the nearest centroid within that cluster's radius or are noise. The same input gives the
@@ -169,9 +170,9 @@ def fit_clusters(
                 "expected an array or chunks that can be read again, found "
                 f"{type(embeddings).__name__}: give a list of arrays, or chunks.NpyChunks"
             )
-        return _fit(embeddings, weights, is_intervention, is_new, options)
+        return _fit(embeddings, weights, is_intervention, earlier_weights, options)
     rows = check_rows(embeddings)
-    distinct = _collapse(rows, _complete(weights, is_intervention, is_new, len(rows)))
+    distinct = _collapse(rows, _complete(weights, is_intervention, earlier_weights, len(rows)))
     fit = _fit(ArrayChunks(distinct.rows), *distinct.facts, options)
     return replace(fit, labels=fit.labels[distinct.inverse], margins=fit.margins[distinct.inverse])
 
@@ -197,32 +198,35 @@ def _check_options(options: _Options) -> None:
 def _complete(
     weights: Weights | None,
     is_intervention: NDArray[np.bool_] | None,
-    is_new: NDArray[np.bool_] | None,
+    earlier_weights: Weights | None,
     n: int,
 ) -> _Facts:
     """The facts about n rows, defaults filled in; UsageError for what does not fit them."""
-    named = (("weights", weights), ("is_intervention", is_intervention), ("is_new", is_new))
-    for name, values in named:
+    named = {
+        "weights": weights, "is_intervention": is_intervention, "earlier_weights": earlier_weights,
+    }  # fmt: skip
+    for name, values in named.items():
         if values is not None and len(values) != n:
             raise UsageError(f"expected {n} {name}, one per row, found {len(values)}")
-    if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise UsageError("expected finite weights of at least 0, found others: use counts")
+    for counts in (weights, earlier_weights):
+        if counts is not None and not (np.isfinite(counts).all() and (counts >= 0).all()):
+            raise UsageError("expected finite weights of at least 0, found others: use counts")
+    counts = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
     return _Facts(
-        np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64),
+        counts,
         np.zeros(n, dtype=bool) if is_intervention is None else np.asarray(is_intervention),
-        np.zeros(n, dtype=bool) if is_new is None else np.asarray(is_new),
+        counts if earlier_weights is None else np.asarray(earlier_weights, dtype=np.float64),
     )
 
 
 def _collapse(rows: FloatRows, facts: _Facts) -> _Sample:
-    """Equal rows as one row that carries their weights; its side is that of the first, and it is
-    new where all of them are."""
+    """Equal rows as one row that carries their weights; its side is that of the first."""
     first, inverse = _find_distinct(rows)
-    weights = np.bincount(inverse, weights=facts.weights, minlength=len(first))
-    n_known = np.bincount(inverse, weights=~facts.is_new, minlength=len(first))
-    return _Sample(
-        rows[first], _Facts(weights.astype(np.float64), facts.sides[first], n_known == 0), inverse
+    weights, earlier = (
+        np.bincount(inverse, weights=counts, minlength=len(first)).astype(np.float64)
+        for counts in (facts.weights, facts.earlier)
     )
+    return _Sample(rows[first], _Facts(weights, facts.sides[first], earlier), inverse)
 
 
 def _find_distinct(rows: FloatRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -254,7 +258,7 @@ def _fit(
     chunks: Chunks,
     weights: Weights | None,
     is_intervention: NDArray[np.bool_] | None,
-    is_new: NDArray[np.bool_] | None,
+    earlier_weights: Weights | None,
     options: _Options,
 ) -> Clustering:
     """The one way to fit: a survey, a fit of the sample, a pass over what the sample lacks, and a
@@ -263,7 +267,7 @@ def _fit(
     is_wanted = None if weights is None else np.asarray(weights, dtype=np.float64) > 0
     survey = survey_chunks(chunks, is_wanted, options.max_sample, rng)
     n, d = int(survey.starts[-1]), survey.rows.shape[1]
-    facts = _complete(weights, is_intervention, is_new, n)
+    facts = _complete(weights, is_intervention, earlier_weights, n)
     start = options.start
     if start is not None and (start.ndim != 2 or start.shape[1] != d or not len(start)):
         raise UsageError(f"expected start centroids of shape (k, {d}), found {start.shape}")
@@ -314,7 +318,7 @@ def _grow(sample: _Sample, facts: _Facts, options: _Options) -> FloatRows | None
     weights = sample.facts.weights
     share = float(weights.sum() / facts.weights.sum())
     founded = found_clusters(
-        sample.rows, weights, sample.facts.is_new, start,
+        sample.rows, weights, sample.facts.earlier, start,
         min_size=scale_min_size(options.min_cluster_size, share),
         room=count_room(options.n_clusters, options.max_growth, len(start)),
     )  # fmt: skip

@@ -126,8 +126,8 @@ def _cluster_replies(
     replies = mean_by_text(vectors, holders, len(texts))
     spoken = np.flatnonzero(np.any(replies != 0, axis=1))
     sides = (texts["side"] == "intervention").to_numpy()[spoken]
-    keys = texts["text_key"].iloc[spoken]
-    fit = _fit("text", keys, replies[spoken], None, sides, config, previous, seed)
+    was_there = _was_there(texts, previous)[spoken].astype(np.float64)
+    fit = _fit("text", replies[spoken], None, was_there, sides, config, previous, seed)
     labels = np.full(len(texts), NOISE, dtype=np.int32)
     margins = np.full(len(texts), np.nan, dtype=np.float32)
     labels[spoken], margins[spoken] = fit.labels, fit.margins
@@ -153,11 +153,12 @@ def _cluster_segments(
     )  # fmt: skip
     sides = (texts["side"] == "intervention").to_numpy()[holders[first]]
     weights = counts.astype(np.float64)
-    keys = pd.Series(distinct)
-    fit = _fit("segment", keys, vectors[first], weights, sides, config, previous, seed)
+    was_there = _was_there(texts, previous)[holders]
+    earlier = np.bincount(inverse, weights=was_there).astype(np.float64)
+    fit = _fit("segment", vectors[first], weights, earlier, sides, config, previous, seed)
     return _Members(
         "segment", holders, segments["segment"], vectors, fit.labels[inverse],
-        fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=keys),
+        fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=distinct),
         measure_quality(vectors[first], fit.labels, seed=seed),
     )  # fmt: skip
 
@@ -245,9 +246,9 @@ def map_texts(
 
 def _fit(
     level: Level,
-    keys: pd.Series[str],
     vectors: NDArray[np.float32],
     weights: NDArray[np.float64] | None,
+    earlier_weights: NDArray[np.float64],
     is_intervention: NDArray[np.bool_],
     config: ClusterConfig,
     previous: PreviousRound | None,
@@ -255,7 +256,6 @@ def _fit(
 ) -> Clustering:
     """The clusters of one level; what the previous round did not have may found new ones."""
     start = previous.centroids[level] if previous else None
-    is_new = ~keys.isin(previous.labels[level].index).to_numpy() if previous else None
     return fit_clusters(
         vectors,
         weights=weights,
@@ -265,9 +265,16 @@ def _fit(
         min_cluster_size=config.min_cluster_size,
         seed=seed,
         start=start if start is not None and len(start) else None,
-        is_new=is_new,
+        earlier_weights=earlier_weights,
         max_growth=config.max_growth,
     )
+
+
+def _was_there(texts: pd.DataFrame, previous: PreviousRound | None) -> NDArray[np.bool_]:
+    """Which texts the previous round had; none before the first."""
+    known = previous.labels["text"].index if previous else pd.Index([])
+    there: NDArray[np.bool_] = pd.Index(texts["text_key"]).isin(known)
+    return there
 
 
 def _rows_of(keys: pd.Series, index: pd.Series) -> NDArray[np.intp]:

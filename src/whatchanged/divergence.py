@@ -165,7 +165,8 @@ def _mean_by_prompt(
     rows: pd.DataFrame, values: pd.Series[float], keys: Sequence[str]
 ) -> pd.DataFrame:
     """Number, mean and standard error of the mean of the known values of each prompt."""
-    grouped = values.dropna().groupby(rows["prompt_key"])
+    # A table without rows has no types.
+    grouped = values.astype(float).dropna().groupby(rows["prompt_key"])
     n = grouped.size().reindex(list(keys), fill_value=0)
     variance = grouped.var(ddof=1).reindex(list(keys))
     variance = variance.fillna(variance.mean()).where(n > 0)

@@ -18,8 +18,8 @@ Weights: TypeAlias = NDArray[np.float64]
 
 # One in twenty of the earlier rows lies beyond the reach.
 _REACH_QUANTILE = 0.95
-# As improbable must an excess of new rows be: many candidates are tried.
-_MAX_P_VALUE = 1e-3
+# So improbable must an excess in this round be: candidates are many, and the best is tried first.
+_MAX_P_VALUE = 1e-5
 _MAX_FAR_ROWS = 2048
 _MAX_MOVES = 10
 
@@ -49,7 +49,7 @@ def count_room(n_clusters: int, max_growth: float, k: int) -> int:
 def found_clusters(
     rows: FloatRows,
     weights: Weights,
-    is_new: NDArray[np.bool_],
+    earlier: Weights,
     centroids: FloatRows,
     *,
     min_size: int,
@@ -57,14 +57,15 @@ def found_clusters(
 ) -> FloatRows:
     """The centroids `(g, d)` of the clusters that distinct rows `(n, d)` call for; g <= `room`.
 
-    `centroids (k, d)` are of the rows that are not `is_new (n,)`; `weights (n,)` say how often a
-    row occurs. A cluster is founded where new rows are
+    Rows occur `weights (n,)` times, and occurred `earlier (n,)` times in the round that `centroids
+    (k, d)` are of; those that did not are new rows. A cluster is founded where new rows
 
-    1. far: beyond the reach of every centroid;
-    2. close together: within the reach of their mean, each measured against the others, and there
-       at least `min_size` times;
-    3. new: of the rows to which that mean is nearer than their centroid, more are new than
-       their share of all rows explains (Fisher's exact test, one-sided, p < 0.001).
+    1. are far: beyond the reach of every centroid;
+    2. are close together: within the reach of their mean, each measured against the others, and
+       there at least `min_size` times;
+    3. are new in more than name: of the occurrences that are nearer to that mean than to a
+       centroid, more are of this round than of all occurrences (Fisher's exact test, one-sided,
+       p < 0.00001). A kind of text of which no two are alike would be new in name for ever.
 
     Candidates are the means of neighbourhoods, the one that reaches most rows first, and what it
     reaches is taken out before the next (quality threshold clustering: Heyer, Kruglyak and Yooseph
@@ -72,86 +73,86 @@ def found_clusters(
     without earlier ones, or without room.
     """
     founded = np.zeros((0, rows.shape[1]), dtype=np.float32)
-    if room < 1 or is_new.all() or not is_new.any():
-        return founded
-    squared, reach = _measure_reach(rows, weights, is_new, centroids)
-    far = np.flatnonzero(is_new & (squared > reach))
+    squared, reach = _measure_reach(rows, earlier, centroids)
+    far = np.flatnonzero((earlier == 0) & (squared > reach))
     far = far[np.linspace(0, len(far) - 1, min(len(far), _MAX_FAR_ROWS)).astype(np.intp)]
     seeds = _mean_neighbours(rows[far], weights[far], min_size)
     spread = _squared_distances(seeds, rows[far])
     while len(founded) < room and len(far):
-        reached = (spread < np.minimum(squared[far], reach)) @ weights[far]
+        reached = (spread <= reach) @ weights[far]
         best = int(reached.argmax())
         if reached[best] < min_size:
             break
-        candidate = _settle(seeds[best], rows[far], weights[far], np.minimum(squared[far], reach))
+        candidate = _settle(seeds[best], rows[far], weights[far], reach)
         nearer = _squared_distances(candidate.centroid[None], rows)[0]
         nearer[far] = candidate.squared
-        size = weights[far] @ (candidate.squared < np.minimum(squared[far], reach))
-        if size >= min_size and _is_new(nearer < squared, weights, is_new):
+        size = weights[far] @ (candidate.squared <= reach)
+        if size >= min_size and _is_new(nearer < squared, weights, earlier):
             founded = np.concatenate([founded, candidate.centroid[None]])
             squared = np.minimum(squared, nearer)
-        left = ~candidate.is_inside
+        left = ~candidate.is_inside & (squared[far] > reach)
         left[best] = False
         far, seeds, spread = far[left], seeds[left], spread[np.ix_(left, left)]
     return founded
 
 
-def _measure_reach(
-    rows: FloatRows, weights: Weights, is_new: NDArray[np.bool_], centroids: FloatRows
-) -> _Found:
+def _measure_reach(rows: FloatRows, earlier: Weights, centroids: FloatRows) -> _Found:
     found = measure_distances(rows, centroids)
-    known = np.where(is_new, 0.0, weights)
-    masses = np.bincount(found.labels, weights=known, minlength=len(centroids)).astype(np.float64)
-    # Without itself, a row would be nearest to the next centroid at worst.
-    left_out = found.nearest * _leave_out(masses[found.labels], known, np.inf) ** 2
-    squared = np.where(is_new, found.nearest, np.fmin(left_out, found.second))
-    return _Found(squared, float(np.quantile(squared[~is_new], _REACH_QUANTILE)))
+    masses = np.bincount(found.labels, weights=earlier, minlength=len(centroids)).astype(np.float64)
+    # Without itself, a row would be nearest to the next centroid at worst; it is where it is alone.
+    times = _leave_out(masses[found.labels], earlier)
+    left_out = np.where(times > 0, found.nearest * times**2, np.inf)
+    squared = np.where(earlier == 0, found.nearest, np.minimum(left_out, found.second))
+    known = squared[(earlier > 0) & np.isfinite(squared)]
+    return _Found(squared, float(np.quantile(known, _REACH_QUANTILE)) if len(known) else np.inf)
 
 
-def _leave_out(masses: Weights, weights: Weights, alone: float) -> Weights:
+def _leave_out(masses: Weights, weights: Weights) -> Weights:
     """How many times farther a row of some weight is from the mean of the others than from the
-    mean of all, which has some mass; `alone` where there are no others."""
+    mean of all, which has some mass; 0 where there are no others."""
     others = masses - weights
-    times = np.full(len(weights), alone)
+    times = np.zeros(len(weights))
     np.divide(masses, others, out=times, where=others > 0)
     return times
 
 
-def _mean_neighbours(rows: FloatRows, weights: Weights, n: int) -> FloatRows:
-    """For every row `(m, d)` the weighted mean of itself and its nearest, n rows in all."""
-    n = min(n, len(rows))
-    if n == 0:
+def _mean_neighbours(rows: FloatRows, weights: Weights, min_size: int) -> FloatRows:
+    """For every row `(m, d)` the mean of its nearest, itself first, that occur `min_size` times."""
+    if not len(rows):
         return rows
-    nearest = np.argpartition(_squared_distances(rows, rows), n - 1, axis=1)[:, :n]
-    sums = np.einsum("mn,mnd->md", weights[nearest], rows[nearest])
-    return np.asarray(sums / weights[nearest].sum(axis=1, keepdims=True), dtype=np.float32)
+    n = min(min_size, len(rows))
+    spread = _squared_distances(rows, rows)
+    nearest = np.argpartition(spread, n - 1, axis=1)[:, :n]
+    nearest = np.take_along_axis(
+        nearest, np.take_along_axis(spread, nearest, axis=1).argsort(axis=1, kind="stable"), axis=1
+    )
+    shares = weights[nearest]
+    shares[shares.cumsum(axis=1) - shares >= min_size] = 0
+    sums = np.einsum("mn,mnd->md", shares, rows[nearest])
+    return np.asarray(sums / shares.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def _settle(seed: FloatRows, rows: FloatRows, weights: Weights, limits: FloatRows) -> _Candidate:
-    """The seed moved to the mean of the rows within their `limits (m,)` of it, until it rests."""
+def _settle(seed: FloatRows, rows: FloatRows, weights: Weights, reach: float) -> _Candidate:
+    """The seed moved to the mean of the rows within its reach, until it rests."""
     centroid, is_inside = seed, np.zeros(len(rows), dtype=bool)
     for _ in range(_MAX_MOVES):
-        squared = _squared_distances(centroid[None], rows)[0]
-        before, is_inside = is_inside, squared < limits
+        before, is_inside = is_inside, _squared_distances(centroid[None], rows)[0] <= reach
         if not is_inside.any() or np.array_equal(before, is_inside):
             break
         mass = weights[is_inside].sum()
         centroid = (weights[is_inside] @ rows[is_inside] / mass).astype(np.float32)
     squared = _squared_distances(centroid[None], rows)[0].astype(np.float64)
     inside = weights[is_inside]
-    squared[is_inside] *= _leave_out(np.full(len(inside), inside.sum()), inside, 0.0) ** 2
+    squared[is_inside] *= _leave_out(np.full(len(inside), inside.sum()), inside) ** 2
     return _Candidate(centroid, is_inside, squared)
 
 
-def _is_new(leaves: NDArray[np.bool_], weights: Weights, is_new: NDArray[np.bool_]) -> bool:
-    """Whether new rows are among those that leave more often than earlier ones."""
+def _is_new(leaves: NDArray[np.bool_], weights: Weights, earlier: Weights) -> bool:
+    """Whether the occurrences of this round leave more often than those of the earlier one."""
     from scipy.stats import fisher_exact
 
-    table = [
-        [round(weights[chosen & leaves].sum()), round(weights[chosen & ~leaves].sum())]
-        for chosen in (is_new, ~is_new)
-    ]
+    rounds = (np.maximum(weights - earlier, 0), earlier)
+    table = [[round(part[leaves].sum()), round(part[~leaves].sum())] for part in rounds]
     return bool(fisher_exact(table, alternative="greater").pvalue < _MAX_P_VALUE)
 
 

@@ -43,13 +43,12 @@ class Evidence:
     mean margin of a cluster's members, in [0, 1]. The k clusters may join several clusterings, so
     a text can hit more than one.
 
-    The others are `(n_prompts,)`, and None where nothing measured them. `divergence` estimates
-    KL(base || intervention) plus the reverse, in nats per text (never per byte or per token), with
-    its standard error `divergence_se`; `parting` in [0, 1] is about the probability that the two
-    models part somewhere along a text, with `parting_se`; nan for a prompt without an estimate.
-    `n_pairs` coupled
-    pairs of whole texts were decoded, and in `n_differing` of them the two texts are not the same.
-    `classifier` holds `acquisition.classifier_scores`.
+    The others are `(n_prompts,)`, None where nothing measured them, and nan for a prompt that was
+    left out. `divergence` estimates KL(base || intervention) plus the reverse, in nats per text
+    (never per byte or per token); `parting` in [0, 1] is about the probability that the two models
+    part somewhere along a text; each has its standard error. `n_pairs` coupled pairs of whole texts
+    were decoded, and in `n_differing` of them the two texts are not the same. `classifier` holds
+    `acquisition.classifier_scores`.
     """
 
     hits_base: Counts

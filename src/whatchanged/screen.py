@@ -2,9 +2,10 @@
 
 Whatever a criterion asks of a text, its shares on the two sides of one prompt differ by at most the
 total variation of the prompt's two distributions of texts. Three measurements bound that: the
-divergence (Pinsker), the share of coupled pairs whose texts differ (the coupling inequality), and
-the probability that the models part along a text. Where drift keeps the bounds from ruling anything
-out, a prompt is also dropped for not standing out from what all prompts share (`background`).
+divergence (Pinsker), the share of coupled pairs whose texts differ (the coupling inequality), and,
+approximately, the probability that the models part along a text. Where drift keeps the bounds from
+ruling anything out, a prompt is also dropped for not standing out from what all prompts share
+(`background`).
 
 A dropped prompt or cluster only loses its targeted texts or its full analysis: the exploration
 share of every round is spread over all prompts.
@@ -26,8 +27,8 @@ MAX_PROBABILITY = 0.05
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What one stage dropped. `risk` is the expected number of real differences among it, an upper
-    bound for prompts; `reason` says so in a sentence."""
+    """What one stage dropped. `risk` is the estimated number of real differences among it;
+    `reason` is a sentence with both."""
 
     stage: str
     n_in: int
@@ -69,7 +70,7 @@ def screen_prompts(
     sought = sought_differences(groups, min_effect)[groups]
     probability = np.minimum(
         probability_of_difference(evidence, sought),
-        stand_out(estimate_parting(evidence)),
+        stand_out(estimate_parting(evidence), sought),
     )
     kept = probability > MAX_PROBABILITY
     return _report(

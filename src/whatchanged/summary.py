@@ -187,15 +187,18 @@ def describe_coupling(pairs: pd.DataFrame, why_independent: str, method: str) ->
 
 
 def count_decoded(chunks: Sequence[Done]) -> dict[str, dict[str, int]]:
-    """Texts decoded now, texts found in the cache, and tokens of both: sides and null control."""
+    """Texts decoded now and found in the cache, and of both the tokens, the failures and the short
+    texts of the screen: for each side and the null control."""
     totals = {
-        name: {"n_decoded": 0, "n_cached": 0, "n_tokens": 0, "n_failed": 0} for name in COUNTED_AS
+        name: {"n_decoded": 0, "n_cached": 0, "n_tokens": 0, "n_failed": 0, "n_screen": 0}
+        for name in COUNTED_AS
     }
     for chunk in chunks:
         total = totals[chunk.counts["counted_as"]]
         total["n_cached" if chunk.cached else "n_decoded"] += chunk.n
         total["n_tokens"] += chunk.counts["n_tokens"]
         total["n_failed"] += chunk.counts["n_failed"]
+        total["n_screen"] += chunk.counts["n_screen"]
     return totals
 
 

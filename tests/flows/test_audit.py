@@ -46,9 +46,16 @@ def findings_of(folder: Path) -> bytes:
 def test_an_audit_fills_its_run_folder(finished: Finished) -> None:
     summary, loaded = finished.summary, whatchanged.load(finished.folder)
     assert loaded.summary == {k: v for k, v in summary.items() if k != "run"}
-    assert len(loaded.texts) == sum(
-        summary["decode"][side]["n_decoded"] for side in ("base", "intervention")
-    )
+    sides = [summary["decode"][side] for side in ("base", "intervention")]
+    # The screen's short texts are scored and counted, but they are not part of the run's texts.
+    n_screened = sum(side["n_screen"] for side in sides)
+    assert len(loaded.texts) == sum(side["n_decoded"] for side in sides) - n_screened
+    assert n_screened == 2 * 4 * (loaded.prompts["split"] == "discovery").sum()
+    assert loaded.divergence["parting"].between(0, 1).sum() == n_screened / 8
+    assert len(loaded.pairs) == (loaded.texts["split"] == "discovery").sum() / 2
+    scored = loaded.texts[loaded.texts["split"] == "discovery"]
+    assert (scored[["logprob_base", "logprob_intervention"]] < 0).all().all()
+    assert [len(d) for d in scored["differences"]] == [len(ids) for ids in scored["token_ids"]]
     assert set(loaded.texts["split"]) == {"discovery", "validation"}
     assert set(loaded.verdicts["hypothesis_id"]) == {f["id"] for f in loaded.findings}
     assert any(f["status"] == "confirmed" for f in loaded.findings)
@@ -108,7 +115,7 @@ def is_chunk_of_texts(path: Path) -> bool:
     if json.loads(header)["kind"] != "table":
         return False
     columns = set(pd.read_parquet(io.BytesIO(payload)).columns)
-    return "sample" in columns and "label" not in columns
+    return "reason" in columns and "label" not in columns
 
 
 def test_a_damaged_embedding_cache_is_rebuilt(

@@ -14,6 +14,7 @@ from whatchanged.config import AcquisitionName, SampleConfig
 from whatchanged.differences import cluster_uncertainty
 from whatchanged.errors import UsageError
 from whatchanged.sample import Evidence, allocate, prompt_scores, seed_allocation
+from whatchanged.screen import screen_prompts
 
 NAMES = get_args(AcquisitionName)
 
@@ -119,39 +120,48 @@ def test_undersampled_prefers_clusters_that_few_texts_have_shown():
     assert score("undersampled", shown).sum() == pytest.approx(1 / 10)
 
 
-def test_combined_multiplies_what_is_undecided_by_what_can_differ():
+def test_combined_multiplies_what_is_undecided_by_the_squared_chance_of_a_change():
+    # 100 prompts alike in their texts; the sides part in every second text of prompt 0 and in a
+    # fifth of the others', but for prompt 1, where they hardly ever do: it counts as 0.05.
+    parting = np.array([0.5, 0.01] + [0.19, 0.21] * 49)
     shown = evidence(
-        [[4], [4], [4]], [[4], [4], [4]], [8] * 3,
-        divergence=[1.0, 0.04, 0.0], divergence_se=[0.0] * 3,
-    )  # fmt: skip
-    undecided = prompt_scores(shown, cluster_uncertainty(shown, min_effect=0.01))
-    # Pinsker allows 0.5 and 0.1; an estimate of zero still counts for the 0.01 that is looked for.
-    assert score("combined", shown) == pytest.approx(undecided * [0.5, 0.1, 0.01])
+        [[4]] * 100, [[4]] * 100, [8] * 100, parting=parting, parting_se=np.full(100, 0.01)
+    )
+    undecided = prompt_scores(shown, cluster_uncertainty(shown, min_effect=0.03))
+    chance = screen_prompts(shown, min_effect=0.03).probability
+    found = score("combined", shown, min_effect=0.03) / undecided
+    assert found[:2] == pytest.approx([1, 0.0025])
+    assert found == pytest.approx(np.maximum(0.05, chance) ** 2)
+    assert found[2:].max() < 0.1
     # Without a screen and without pairs, everything may differ.
-    plain = replace(shown, divergence=None, divergence_se=None)
-    assert score("combined", plain) == pytest.approx(undecided)
+    plain = replace(shown, parting=None, parting_se=None)
+    assert score("combined", plain, min_effect=0.03) == pytest.approx(undecided)
+
+
+def test_combined_weighs_a_weak_change_like_a_strong_one():
+    parting = np.array([0.95, 0.45] + [0.2] * 18)
+    shown = evidence(
+        [[4]] * 20, [[4]] * 20, [8] * 20, parting=parting, parting_se=np.full(20, 0.02),
+        divergence=4 * parting**2, divergence_se=np.full(20, 0.02),
+    )  # fmt: skip
+    strong, weak, *_ = score("combined", shown)
+    assert weak == pytest.approx(strong, rel=1e-4)
+    strong, weak, *_ = score("divergence", shown)
+    assert weak < 0.5 * strong
 
 
 def test_combined_gives_nothing_to_a_prompt_that_cannot_differ():
     # One group looks for 0.05. 100 identical pairs leave 1 - 0.05^(1/100) = 0.0295 (3/100 at most),
-    # 40 leave 0.0722; 5 of 40 differing pairs leave 0.245 (Clopper and Pearson).
-    shown = evidence(
-        [[20], [8], [8]], [[20], [8], [8]], [100, 40, 40], n_pairs=[100, 40, 40],
-        n_differing=[0, 0, 5],
-    )  # fmt: skip
-    undecided = prompt_scores(shown, cluster_uncertainty(shown, min_effect=0.05))
-    found = score("combined", shown, min_effect=0.05)
-    assert found == pytest.approx(undecided * [0, 0.0722, 0.245], abs=1e-3 * undecided.max())
-    # The same pairs with a low estimated divergence: the smaller bound counts.
-    low = replace(shown, divergence=np.full(3, 0.04), divergence_se=np.zeros(3))
-    assert score("combined", low, min_effect=0.05) == pytest.approx(
-        undecided * [0, 0.0722, 0.1], abs=1e-3 * undecided.max()
-    )
+    # 40 leave 0.0722: not enough to rule 0.05 out.
+    shown = evidence([[20], [8]], [[20], [8]], [100, 40], n_pairs=[100, 40], n_differing=[0, 0])
+    cannot, may = score("combined", shown, min_effect=0.05)
+    assert cannot == 0
+    assert may > 0
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(NAMES), st.integers(0, 5), st.integers(0, 4), st.integers(0, 2**32),
+    st.sampled_from(NAMES), st.integers(0, 15), st.integers(0, 4), st.integers(0, 2**32),
     st.floats(0, 0.9), st.booleans(),
 )  # fmt: skip
 def test_scores_are_finite_and_never_negative(name, n_prompts, k, seed, min_effect, identical):
@@ -163,7 +173,9 @@ def test_scores_are_finite_and_never_negative(name, n_prompts, k, seed, min_effe
         rng.integers(0, n[:, None] + 1, (n_prompts, k)),
         n, rng.choice([math.nan, 0.0, 0.5, 1.0], k),
         divergence=rng.choice(unknown, n_prompts), divergence_se=rng.choice(unknown, n_prompts),
-        n_pairs=n, n_differing=0 * n if identical else rng.integers(0, n + 1),
+        parting=rng.choice([math.nan, 0.0, 0.5, 1.0], n_prompts),
+        parting_se=rng.choice([math.nan, 0.0, 0.1], n_prompts), n_pairs=n,
+        n_differing=0 * n if identical else rng.integers(0, n + 1),
         classifier=rng.choice([math.nan, 0.0, 0.3], n_prompts),
     )  # fmt: skip
     found = score(name, shown, groups=np.arange(n_prompts) // 2, min_effect=min_effect, seed=seed)

@@ -177,6 +177,206 @@ def test_starting_from_the_last_round_keeps_cluster_numbers():
     assert second.labels[:400].tolist() == first.labels.tolist()
 
 
+def topic_rounds(seed, n_topics=12, n_old=1200, n_new=600, d=48):
+    """Rows of an earlier round and of a new one that has a topic more, with their topics."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(n_topics + 1, d))
+    topics = np.concatenate(
+        [rng.integers(0, n_topics, n_old), rng.integers(0, n_topics, n_new - 40), [n_topics] * 40]
+    )
+    rows = centres[topics] + rng.normal(size=(len(topics), d)) * 0.8
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32), topics, np.arange(len(topics)) >= n_old
+
+
+def grow(rows, is_new, first, max_growth=0.25, **changes):
+    earlier = None if is_new is None else (~is_new).astype(float)
+    arguments = {"n_clusters": 12, "min_cluster_size": 15, "earlier_weights": earlier} | changes
+    return fit(rows, start=first.centroids, max_growth=max_growth, **arguments)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_new_topic_founds_a_cluster_while_the_old_labels_hold(seed):
+    rows, topics, is_new = topic_rounds(seed)
+    first = fit(rows[~is_new], n_clusters=12, seed=seed)
+    second = grow(rows, is_new, first, seed=seed)
+    assert len(second.centroids) == 13
+    assert set(second.labels[topics == 12].tolist()) == {12}
+    assert set(topics[second.labels == 12].tolist()) == {12}
+    assert label_agreement(first.labels, second.labels[~is_new]) > 0.98
+    assert (first.labels == second.labels[~is_new]).mean() > 0.98
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("n_clusters", [6, 12, 60])
+def test_nothing_grows_where_nothing_is_new(seed, n_clusters):
+    rows, topics, _ = topic_rounds(seed)
+    rows = rows[topics < 12]
+    is_new = np.random.default_rng(seed).random(len(rows)) < 0.4
+    first = fit(rows[~is_new], n_clusters=n_clusters, seed=seed)
+    second = grow(rows, is_new, first, n_clusters=n_clusters, seed=seed)
+    assert len(second.centroids) == n_clusters
+
+
+def test_nothing_grows_in_a_cloud_without_clusters():
+    for seed, d in ((0, 2), (1, 2), (2, 8), (3, 64)):
+        rows = normal_rows(3000, d, seed)
+        is_new = np.arange(3000) >= 1500
+        first = fit(rows[:1500], n_clusters=12, seed=seed)
+        assert len(grow(rows, is_new, first, seed=seed).centroids) == 12
+
+
+def test_growth_ends_at_its_cap():
+    rows, _ = blobs(1000, 10, d=32)
+    is_new = np.arange(1000) % 10 >= 4
+    first = fit(rows[~is_new], n_clusters=4)
+    sizes = [
+        len(grow(rows, is_new, first, growth, n_clusters=4).centroids)
+        for growth in (0.0, 0.2, 0.25, 0.5, 2.0)
+    ]
+    assert sizes == [4, 4, 5, 6, 10]
+
+
+def test_clusters_join_only_where_some_rows_are_new_and_some_are_not():
+    rows, _, is_new = topic_rounds(0)
+    first = fit(rows[~is_new], n_clusters=12)
+    assert len(grow(rows, None, first).centroids) == 12
+    assert len(grow(rows, np.ones(len(rows), dtype=bool), first).centroids) == 12
+    assert len(grow(rows, np.zeros(len(rows), dtype=bool), first).centroids) == 12
+
+
+def test_growth_is_the_same_for_the_same_input():
+    rows, _, is_new = topic_rounds(0)
+    first = fit(rows[~is_new], n_clusters=12)
+    twice = [grow(rows, is_new, first) for _ in range(2)]
+    assert twice[0].centroids.tobytes() == twice[1].centroids.tobytes()
+    assert twice[0].labels.tolist() == twice[1].labels.tolist()
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_inputs_of_a_later_round_stay_defined(name):
+    rows = np.asarray(DEGENERATE[name][0], dtype=np.float32)
+    start = np.concatenate([rows[:2], rows[:2] + 1]) if len(rows) else rows
+    if not len(start):
+        return
+    for is_new in (np.arange(len(rows)) >= len(rows) // 2, np.ones(len(rows), dtype=bool)):
+        earlier = (~is_new).astype(float)
+        found = fit(rows, start=start, earlier_weights=earlier, max_growth=1.0)
+        assert set(found.labels.tolist()) == set(range(len(found.centroids)))
+        assert 1 <= len(found.centroids) <= 10
+        assert np.isfinite(found.centroids).all()
+
+
+def in_chunks(rows, size):
+    rows = np.asarray(rows, dtype=np.float32)
+    return [rows[low : low + size] for low in range(0, len(rows), size)]
+
+
+def fit_chunks(chunks, method="minibatch_kmeans", **changes):
+    arguments = {
+        "weights": None, "is_intervention": None, "n_clusters": 5, "min_cluster_size": 5, "seed": 0,
+    }  # fmt: skip
+    return fit_clusters(chunks, method=method, **arguments | changes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunks_are_clustered_as_one_array_is(method):
+    rows, _ = blobs(500, 6)
+    weights = np.arange(500) % 3
+    whole = fit(rows, method, n_clusters=6, weights=weights)
+    parts = fit_chunks(in_chunks(rows, 70), method, n_clusters=6, weights=weights)
+    assert parts.labels.tolist() == whole.labels.tolist()
+    assert parts.centroids == pytest.approx(whole.centroids, abs=1e-5)
+    assert parts.margins == pytest.approx(whole.margins, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_chunks_have_the_result_of_the_array(name, method):
+    rows, n_means, n_density = DEGENERATE[name]
+    found = fit_chunks(in_chunks(rows, 2), method)
+    expected = n_means if method == "minibatch_kmeans" else n_density
+    assert len(found.centroids) == expected
+    assert found.labels.shape == found.margins.shape == (len(rows),)
+
+
+def test_chunks_beyond_the_sample_are_clustered_in_any_order():
+    rows, truth = blobs(6000, 20, d=32, distance=1.0)
+    by_topic = np.argsort(truth, kind="stable")
+    for order in (np.arange(6000), by_topic):
+        found = fit_chunks(in_chunks(rows[order], 250), n_clusters=20, max_sample=1500)
+        assert label_agreement(found.labels, truth[order].astype(np.int32)) > 0.97
+        assert found.settled > 0.99
+
+
+def test_every_row_counts_when_only_a_part_fits_into_memory():
+    # The mean of all rows, not of the sample: 0 .. 9999, of which 100 are sampled.
+    rows = np.arange(10_000, dtype=np.float32)[:, None]
+    found = fit_chunks(in_chunks(rows, 1000), n_clusters=1, max_sample=100)
+    assert found.centroids[0, 0] == pytest.approx(4999.5, rel=0.005)
+
+
+def test_an_array_larger_than_the_sample_goes_the_way_of_chunks():
+    rows, truth = blobs(9000, 8)
+    found = fit(rows, n_clusters=8, max_sample=1000)
+    assert label_agreement(found.labels, truth.astype(np.int32)) == 1.0
+
+
+def test_rows_of_weight_zero_in_a_chunk_move_no_centroid():
+    rows = np.array([[0.0], [1.0], [500.0], [10.0], [11.0]], dtype=np.float32)
+    weights = np.array([1.0, 1.0, 0.0, 1.0, 1.0])
+    found = fit_chunks(in_chunks(rows, 2), n_clusters=2, weights=weights)
+    assert sorted(found.centroids.ravel().tolist()) == [0.5, 10.5]
+    assert found.labels[2] == found.labels[4]
+
+
+class Invented:
+    """Chunks that exist only while they are read; the most that were alive are counted."""
+
+    def __init__(self, n_chunks, n_rows, d):
+        self.n_chunks, self.n_rows, self.d = n_chunks, n_rows, d
+
+    def __len__(self):
+        return self.n_chunks
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        rows = rng.normal(size=(self.n_rows, self.d)).astype(np.float32)
+        rows[:, 0] += 20 * (np.arange(self.n_rows) % 4)
+        return rows
+
+
+def test_chunks_are_never_held_together():
+    import tracemalloc
+
+    # 150,000 rows of 64 floats are 38 MB; the sample and one chunk are 1.3 MB.
+    chunks = Invented(150, 1000, 64)
+    fit_chunks(Invented(2, 100, 64), n_clusters=4)
+    tracemalloc.start()
+    found = fit_chunks(chunks, n_clusters=4, max_sample=4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.labels) == 150_000
+    assert found.structure_found
+    # Labels, margins and facts of all rows are 38 bytes each.
+    assert peak < 16e6
+
+
+def test_what_cannot_be_read_again_is_refused():
+    with pytest.raises(UsageError, match=r"can be read again, found generator"):
+        fit_chunks(row for row in [normal_rows(3, 2)])
+
+
+def test_facts_that_do_not_fit_the_chunks_are_refused():
+    chunks = in_chunks(normal_rows(4, 2), 3)
+    with pytest.raises(UsageError, match="expected 4 weights, one per row, found 3"):
+        fit_chunks(chunks, weights=np.ones(3))
+    with pytest.raises(UsageError, match="expected 4 earlier_weights, one per row, found 5"):
+        fit_chunks(chunks, earlier_weights=np.ones(5))
+    with pytest.raises(UsageError, match="growth of at least 0, found -1"):
+        fit_chunks(chunks, max_growth=-1)
+
+
 def test_the_same_bytes_for_any_number_of_threads():
     script = (
         "import hashlib, numpy as np\n"
@@ -281,13 +481,42 @@ def test_label_agreement_ignores_the_names_of_clusters():
         label_agreement(old, old[:2])
 
 
+def lineage(previous, labels):
+    found = describe_lineage(np.array(previous, dtype=np.int32), np.array(labels, dtype=np.int32))
+    return found.ancestors.tolist(), found.shares.tolist(), found.origins
+
+
 def test_lineage_names_the_previous_cluster_with_most_common_rows():
-    previous = np.array([1, 1, 0, -1, -1, 0, 0], dtype=np.int32)
-    labels = np.array([0, 0, 0, 1, 1, -1, 3], dtype=np.int32)
     # New 0 holds old 1 twice and old 0 once; new 1 only noise; nothing is in new 2; new 3 old 0.
-    assert describe_lineage(previous, labels).tolist() == [1, -1, -1, 0]
-    assert describe_lineage(np.full(7, -1, dtype=np.int32), labels).tolist() == [-1] * 4
-    assert describe_lineage(previous[:0], labels[:0]).tolist() == []
+    ancestors, shares, origins = lineage([1, 1, 0, -1, -1, 0, 0], [0, 0, 0, 1, 1, -1, 3])
+    assert ancestors == [1, -1, -1, 0]
+    assert shares == pytest.approx([2 / 3, 0, 0, 1])
+    assert origins == ("continued", "new", "new", "continued")
+
+
+def test_without_earlier_clusters_every_cluster_is_new():
+    assert lineage([-1, -1, -1], [0, 1, 1]) == ([-1, -1], [0, 0], ("new", "new"))
+    assert lineage([], []) == ([], [], ())
+    assert lineage([0, 0], [-1, -1]) == ([], [], ())
+
+
+def test_a_cluster_of_another_ones_rows_has_split_from_it():
+    # Old 0 had five rows: three went on as new 1, two are new 0. New 2 took one of old 1, among
+    # two rows that were not there: most of it is new.
+    previous = [0, 0, 0, 0, 0, 1, 1, 1, -1, -1]
+    labels = [0, 0, 1, 1, 1, 3, 3, 2, 2, 2]
+    ancestors, shares, origins = lineage(previous, labels)
+    assert ancestors == [0, 0, 1, 1]
+    assert shares == pytest.approx([1, 1, 1 / 3, 1])
+    assert origins == ("split", "continued", "new", "continued")
+
+
+def test_of_two_equal_heirs_the_first_continues():
+    assert lineage([0, 0, 0, 0], [1, 1, 0, 0])[2] == ("continued", "split")
+
+
+def test_a_cluster_that_grew_has_continued_however_much_of_it_is_new():
+    assert lineage([0, -1, -1, -1], [0, 0, 0, 0]) == ([0], [0.25], ("continued",))
 
 
 def test_cohesion_is_the_mean_cosine_to_the_centroid():

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from whatchanged.divergence import (
+    PAIR_COLUMNS,
+    SCORE_COLUMNS,
     add_divergence,
     estimate_divergence,
     first_difference,
@@ -118,6 +120,16 @@ def test_models_with_other_tokens_are_compared_by_whole_texts() -> None:
     found = estimate_divergence(tabulate_scores(table, totals), match_pairs(table[:0]), PROMPTS)
     assert (found["kl_base"][0], found["kl_intervention"][0]) == (8.0, 3.0)
     assert found["parting"].isna().all()
+
+
+def test_before_anything_is_scored_everything_is_unknown() -> None:
+    scores, pairs = (pd.DataFrame(columns=list(c)) for c in (SCORE_COLUMNS, PAIR_COLUMNS))
+    found = estimate_divergence(scores, pairs, PROMPTS)
+    assert found[["kl_base", "kl_intervention", "parting", "parting_se"]].isna().all().all()
+    assert found[["n_base", "n_intervention", "n_pairs", "n_differing"]].eq(0).all().all()
+    counts = np.zeros((3, 0), dtype=np.int64)
+    bare = Evidence(counts, counts, np.zeros(3, int), np.zeros(3, int), np.zeros(0))
+    assert add_divergence(bare, found) == bare
 
 
 def test_evidence_takes_what_was_measured_and_none_else() -> None:

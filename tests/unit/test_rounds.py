@@ -11,7 +11,7 @@ from whatchanged.config import AcquisitionName, SampleConfig
 from whatchanged.errors import UsageError
 from whatchanged.records import Prompt
 from whatchanged.rounds import Decision, close_round, open_rounds
-from whatchanged.sample import Evidence, RoundQuality
+from whatchanged.sample import Evidence, RoundQuality, no_evidence
 
 BANK = [Prompt(f"p{i}", f"prompt {i}", f"g{i % 3}", "discovery") for i in range(12)]
 CONFIG = SampleConfig(seed_texts=48, round_texts=24, max_rounds=3, max_texts=90)
@@ -22,6 +22,10 @@ def evidence(n_per_prompt: int) -> Evidence:
     hits = np.zeros((12, 2), dtype=np.int64)
     hits[:6, 0], hits[6:, 1] = n_per_prompt // 2, n_per_prompt // 2
     return Evidence(hits, hits.copy(), n, n.copy(), np.array([0.5, 0.5]))
+
+
+def opened(config: SampleConfig, screened: Evidence | None = None) -> Decision:
+    return open_rounds(BANK, screened or no_evidence(12), config, min_effect=0.01, seed=0)
 
 
 def close(
@@ -43,14 +47,14 @@ def close(
 
 
 def test_the_seed_round_spreads_its_texts_evenly() -> None:
-    decision = open_rounds(BANK, CONFIG, seed=0)
+    decision = opened(CONFIG)
     assert set(decision.counts.values()) == {4}
     assert (decision.already, decision.quality, decision.stop_reason) == ({}, None, "")
 
 
 def test_uniform_sampling_decodes_everything_in_one_round() -> None:
     uniform = CONFIG.model_copy(update={"strategy": "uniform"})
-    assert sum(open_rounds(BANK, uniform, seed=0).counts.values()) == 90
+    assert sum(opened(uniform).counts.values()) == 90
     decision = close(7, [], uniform)
     assert decision.counts == {}
     assert "one round" in decision.stop_reason
@@ -111,6 +115,19 @@ def test_the_acquisition_comes_from_the_config() -> None:
         close(4, [], config)
 
 
+def test_the_seed_round_goes_where_the_screen_found_a_change() -> None:
+    screened = replace(
+        no_evidence(12), divergence=np.array([9.0, 4.0] + [0.0] * 10), divergence_se=np.zeros(12)
+    )
+    # 12 of 48 texts explore, one on each prompt; both changes are certain, and get 18 each.
+    config = CONFIG.model_copy(update={"exploration_share": 0.25})
+    decision = opened(config, screened)
+    assert decision.counts == {"p0": 19, "p1": 19} | {f"p{i}": 1 for i in range(2, 12)}
+    assert [stage.n_dropped for stage in decision.stages] == [10]
+    uniform = config.model_copy(update={"strategy": "uniform"})
+    assert set(opened(uniform, screened).counts.values()) == {7, 8}
+
+
 def test_a_dropped_prompt_still_gets_its_part_of_the_exploration() -> None:
     config = CONFIG.model_copy(update={"acquisition": "divergence", "exploration_share": 0.5})
     decision = close(4, [], config, measured(4, [4, 4], [4.0, 4.0]))
@@ -128,4 +145,4 @@ def test_a_decision_says_what_was_dropped_when_sampling_stops_too() -> None:
     assert json.loads(json.dumps(asdict(stopped)))["stages"][0]["stage"] == "prompts"
     uniform = CONFIG.model_copy(update={"strategy": "uniform"})
     assert len(close(7, [], uniform).stages) == 2
-    assert open_rounds(BANK, CONFIG, seed=0).stages == ()
+    assert opened(CONFIG).stages == ()

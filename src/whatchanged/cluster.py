@@ -140,8 +140,9 @@ def fit_clusters(
 
     `embeddings` are an array or chunks that can be read again (`chunks.Chunks`): they are read
     three times, in any order, one at a time. `weights (n,)` says how often a row occurs (None:
-    once); a row of weight zero is labelled but moves no centroid. `n_clusters` is for k-means.
-    `min_cluster_size`, in texts, is for HDBSCAN and for clusters that join.
+    once); a row of weight zero is labelled but moves no centroid. `is_intervention (n,)` is the
+    side: k-means seeks its start in rows of both sides in proportion. `n_clusters` is for k-means,
+    `min_cluster_size`, in texts, for HDBSCAN and for clusters that join.
 
     k-means starts from breathing k-means++ (`means.find_start`) on a uniform sample of at most
     `max_sample` rows, passes over the sample until fewer than 1% of its rows change their label,
@@ -160,9 +161,8 @@ def fit_clusters(
     Raises InputError for rows that are not finite and UsageError for impossible arguments.
     """
     options = _Options(
-        method, n_clusters, min_cluster_size, seed, max_passes, max_sample, start,
-        max_growth,
-    )  # fmt: skip
+        method, n_clusters, min_cluster_size, seed, max_passes, max_sample, start, max_growth
+    )
     _check_options(options)
     if not isinstance(embeddings, np.ndarray):
         if not (hasattr(embeddings, "__len__") and hasattr(embeddings, "__getitem__")):

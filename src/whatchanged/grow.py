@@ -73,20 +73,25 @@ def found_clusters(
     without earlier ones, or without room.
     """
     founded = np.zeros((0, rows.shape[1]), dtype=np.float32)
+    if room < 1:
+        return founded
     squared, reach = _measure_reach(rows, earlier, centroids)
     far = np.flatnonzero((earlier == 0) & (squared > reach))
-    far = far[np.linspace(0, len(far) - 1, min(len(far), _MAX_FAR_ROWS)).astype(np.intp)]
+    looked_at = far[np.linspace(0, len(far) - 1, min(len(far), _MAX_FAR_ROWS)).astype(np.intp)]
+    # What is counted among the rows that are looked at stands for all that are far.
+    times = weights[far].sum() / max(weights[looked_at].sum(), 1.0)
+    far = looked_at
     seeds = _mean_neighbours(rows[far], weights[far], min_size)
     spread = _squared_distances(seeds, rows[far])
     while len(founded) < room and len(far):
         reached = (spread <= reach) @ weights[far]
         best = int(reached.argmax())
-        if reached[best] < min_size:
+        if reached[best] * times < min_size:
             break
         candidate = _settle(seeds[best], rows[far], weights[far], reach)
         nearer = _squared_distances(candidate.centroid[None], rows)[0]
         nearer[far] = candidate.squared
-        size = weights[far] @ (candidate.squared <= reach)
+        size = weights[far] @ (candidate.squared <= reach) * times
         if size >= min_size and _is_new(nearer < squared, weights, earlier):
             founded = np.concatenate([founded, candidate.centroid[None]])
             squared = np.minimum(squared, nearer)
@@ -118,18 +123,21 @@ def _leave_out(masses: Weights, weights: Weights) -> Weights:
 
 def _mean_neighbours(rows: FloatRows, weights: Weights, min_size: int) -> FloatRows:
     """For every row `(m, d)` the mean of its nearest, itself first, that occur `min_size` times."""
+    from scipy.sparse import csr_array
+
     if not len(rows):
         return rows
     n = min(min_size, len(rows))
     spread = _squared_distances(rows, rows)
     nearest = np.argpartition(spread, n - 1, axis=1)[:, :n]
-    nearest = np.take_along_axis(
-        nearest, np.take_along_axis(spread, nearest, axis=1).argsort(axis=1, kind="stable"), axis=1
-    )
+    order = np.take_along_axis(spread, nearest, axis=1).argsort(axis=1, kind="stable")
+    nearest = np.take_along_axis(nearest, order, axis=1)
     shares = weights[nearest]
     shares[shares.cumsum(axis=1) - shares >= min_size] = 0
-    sums = np.einsum("mn,mnd->md", shares, rows[nearest])
-    return np.asarray(sums / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+    shares /= shares.sum(axis=1, keepdims=True)
+    ends = np.arange(0, nearest.size + 1, n)
+    weigh = csr_array((shares.ravel(), nearest.ravel(), ends), shape=spread.shape)
+    return np.asarray(weigh @ rows, dtype=np.float32)
 
 
 def _settle(seed: FloatRows, rows: FloatRows, weights: Weights, reach: float) -> _Candidate:

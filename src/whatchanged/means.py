@@ -133,6 +133,8 @@ def find_start(rows: FloatRows, weights: Weights, k: int, rng: np.random.Generat
     for _ in range(_N_BREATHS):
         chances = weights * squared
         n_added = min(k, int(np.count_nonzero(chances)))
+        if n_added == 0:
+            break
         added = rng.choice(len(rows), n_added, replace=False, p=chances / chances.sum())
         centroids = _move(rows, weights, np.concatenate([best, rows[added]]))
         centroids = _move(rows, weights, _drop_least_useful(rows, weights, centroids, n_added))

@@ -115,7 +115,7 @@ def is_chunk_of_texts(path: Path) -> bool:
     if json.loads(header)["kind"] != "table":
         return False
     columns = set(pd.read_parquet(io.BytesIO(payload)).columns)
-    return "reason" in columns and "label" not in columns
+    return "token_ids" in columns and "label" not in columns
 
 
 def test_a_damaged_embedding_cache_is_rebuilt(
@@ -124,9 +124,9 @@ def test_a_damaged_embedding_cache_is_rebuilt(
     file = cache / "embeddings.lmdb"
     n_rows = EmbeddingCache(cache).check().n_rows
     file.write_bytes(b"garbage" * (file.stat().st_size // 7))
-    # Another number of clusters: clustering needs every vector again.
+    # Another limit to growth: clustering needs every vector again, of the same texts.
     with pytest.warns(UserWarning, match="vectors are computed again"):
-        run(finished.config, tmp_path / "again", cluster__n_clusters=39)
+        run(finished.config, tmp_path / "again", cluster__max_growth=0.24)
     assert len(list((cache / "quarantine").iterdir())) == 1
     rebuilt = EmbeddingCache(cache).check()
     assert rebuilt.n_damaged == 0

@@ -177,6 +177,16 @@ def test_starting_from_the_last_round_keeps_cluster_numbers():
     assert second.labels[:400].tolist() == first.labels.tolist()
 
 
+def test_rows_closer_than_a_float_can_tell_have_defined_clusters():
+    # Neighbouring floats: the squares of their differences vanish beside those of their values.
+    rows = (1 + np.arange(300) * np.finfo(np.float32).eps).astype(np.float32)[:, None]
+    found = fit(np.repeat(rows, 3, axis=1), n_clusters=5)
+    assert 1 <= len(found.centroids) <= 5
+    assert set(found.labels.tolist()) == set(range(len(found.centroids)))
+    assert np.isfinite(found.centroids).all()
+    assert ((found.margins >= 0) & (found.margins <= 1)).all()
+
+
 def topic_rounds(seed, n_topics=12, n_old=1200, n_new=600, d=48):
     """Rows of an earlier round and of a new one that has a topic more, with their topics."""
     rng = np.random.default_rng(seed)

@@ -44,8 +44,8 @@ bench: $(INSTALLED)
 	    name=$$(basename $$file .py); echo "== $$name"; \
 	    $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
-# The pool comes first: a deployment to a pool that does not exist deploys nothing. Tasks tagged `gpu`
-# (decode, embed) share the limit of that name: one at a time over all workers of the server.
+# The pool comes first: a deployment to a pool that does not exist deploys nothing. Tasks that compute
+# on a GPU have the tag `gpu` and share the limit of that name: one at a time over all workers.
 deploy-local: $(INSTALLED)
 	@test -n "$$PREFECT_API_URL" || { echo "no Prefect server named: run '$(BIN)/prefect server start' in another terminal, then export PREFECT_API_URL=http://127.0.0.1:4200/api"; exit 2; }
 	$(BIN)/prefect work-pool inspect gpu-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create gpu-pool --type process

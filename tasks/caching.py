@@ -100,11 +100,22 @@ class Started:
 
 
 def start(
-    store: ArtifactStore, task: Task[..., Manifest], key: str, name: str, **inputs: Any
+    store: ArtifactStore,
+    task: Task[..., Manifest],
+    key: str,
+    name: str,
+    *,
+    on_gpu: bool = False,
+    **inputs: Any,
 ) -> Started:
-    """Submit a stage under its key; it is computed again unless the store verifies its output."""
+    """Submit a stage under its key; it is computed again unless the store verifies its output.
+
+    A stage that computes `on_gpu` has the tag whose limit the server holds. No other has it: asking
+    for a slot takes up to two seconds.
+    """
     is_known = recall(store, key) is not None
-    named = task.with_options(refresh_cache=not is_known, task_run_name=name)
+    tags = {"gpu"} if on_gpu and not is_known else set()
+    named = task.with_options(refresh_cache=not is_known, task_run_name=name, tags=tags)
     passed = {name: value if _is_edge(value) else quote(value) for name, value in inputs.items()}
     return Started(named.submit(key=key, **passed), is_known)
 

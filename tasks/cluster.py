@@ -51,7 +51,7 @@ def cluster(
     with job.progress.stage("cluster", f"{comparison.name}, round {round_index}"):
         check_n_clusters(job.config.cluster.n_clusters, sum(part.n for part in decoded))
         key = content_key(
-            "cluster/2",
+            "cluster/3",
             job.config.cluster.model_dump(mode="json"),
             job.config.seed,
             [part.key for part in decoded],

@@ -46,6 +46,7 @@ def decode(
                 _decode_chunk,
                 chunk.key,
                 f"decode {comparison.name} {chunk.side} {purpose} {round_index}.{number}",
+                on_gpu=job.on_gpu,
                 chunk=chunk,
                 model=comparison.models[chunk.side],
                 counted_as=comparison.counted_as[chunk.side],
@@ -104,7 +105,7 @@ def _plan(
     ]
 
 
-@task(name="decode", tags=["gpu"], **CACHED, **RETRIED)
+@task(name="decode", **CACHED, **RETRIED)
 def _decode_chunk(
     key: str,
     chunk: Chunk,

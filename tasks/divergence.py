@@ -44,6 +44,7 @@ def divergence(
             _score,
             key,
             f"divergence {purpose} {round_index}",
+            on_gpu=job.on_gpu,
             texts=texts,
             is_coupled=comparison.is_coupled,
             job=job,
@@ -76,7 +77,7 @@ def _load(
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
 
 
-@task(name="divergence", tags=["gpu"], **CACHED, **RETRIED)
+@task(name="divergence", **CACHED, **RETRIED)
 def _score(key: str, texts: list[Manifest], is_coupled: bool, job: Job) -> Manifest:
     store, config = job.store, job.config
     if known := recall(store, key):

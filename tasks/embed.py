@@ -24,7 +24,7 @@ def embed(job: Job, comparison: Comparison, decoded: list[Manifest], round_index
             "embed/1", describe_embedder(job.config.embed), [part.key for part in decoded]
         )
         name = f"embed {comparison.name} {round_index}"
-        future = start(job.store, _embed, key, name, decoded=decoded, job=job)
+        future = start(job.store, _embed, key, name, on_gpu=job.on_gpu, decoded=decoded, job=job)
         return job.progress.note("embed", future.result())
 
 
@@ -35,7 +35,7 @@ def load_segments(job: Job, embedded: list[Manifest]) -> tuple[pd.DataFrame, NDA
     return segments, embed_texts(segments["segment"].tolist(), embedder, job.vectors).vectors
 
 
-@task(name="embed", tags=["gpu"], **CACHED, **RETRIED)
+@task(name="embed", **CACHED, **RETRIED)
 def _embed(key: str, decoded: list[Manifest], job: Job) -> Manifest:
     if known := recall(job.store, key):
         return known

@@ -17,6 +17,7 @@ from tasks.caching import Manifest
 from whatchanged.config import AuditConfig, DecodeConfig, LoadedConfig, ModelConfig, load_config
 from whatchanged.decode import Stream
 from whatchanged.models.coupling import why_independent
+from whatchanged.models.device import may_use_gpu
 from whatchanged.preflight import check_audit, choose_run_dir
 from whatchanged.progress import StageBar
 from whatchanged.records import Purpose, Side
@@ -106,6 +107,11 @@ class Job:
     @property
     def vectors(self) -> EmbeddingCache:
         return EmbeddingCache(self.root)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether models may run on a GPU, which others may be using."""
+        return may_use_gpu(self.config.run.device)
 
     def decode_settings(self, purpose: Purpose) -> DecodeConfig:
         """How texts are decoded: shorter for the screen."""

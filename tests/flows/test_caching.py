@@ -70,6 +70,33 @@ def test_results_are_kept_as_json_and_never_as_pickle(prefect_api: str, tmp_path
     assert "n_tokens" in record["result"]
 
 
+def test_only_a_stage_that_computes_on_a_gpu_asks_for_its_slot(
+    prefect_api: str, tmp_path: Path
+) -> None:
+    from prefect import flow, task
+    from prefect.runtime import task_run
+
+    from tasks.caching import CACHED, Manifest, remember, start
+
+    store = ArtifactStore(tmp_path)
+    tags: dict[str, list[str]] = {}
+
+    @task(name="tagged", **CACHED)
+    def stage(key: str) -> Manifest:
+        tags[key] = list(task_run.tags)
+        store.put_json(key, {})
+        return remember(store, Manifest(key=key))
+
+    @flow
+    def chain() -> None:
+        for on_gpu, name in ((True, "on a GPU"), (False, "elsewhere")):
+            key = content_key("tags/1", str(tmp_path), name)
+            start(store, stage, key, name, on_gpu=on_gpu).result()
+
+    chain()
+    assert sorted(tags.values()) == [[], ["gpu"]]
+
+
 @pytest.mark.parametrize(
     ("error", "n_attempts"), [(TransientError("429"), 3), (InputError("bad prompt"), 1)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whatchanged.errors import ConfigError
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
 # On a machine of unknown size, a batch may hold this much beside the weights.
 _CPU_BATCH_BYTES = 2**30
 _CUDA_FREE_SHARE = 0.6
+# What NVIDIA's driver and AMD's put into the file system.
+_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+
+
+def may_use_gpu(device: str) -> bool:
+    """Whether `choose_device` may choose a GPU, told without loading torch: it is asked for, or
+    `auto` and this machine has the driver of one."""
+    if device != "auto":
+        return device != "cpu"
+    return any(path.exists() for path in _GPU_DRIVERS)
 
 
 def choose_device(device: str) -> torch.device:

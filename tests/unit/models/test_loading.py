@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.models.tiny_models import save_causal_model
 from whatchanged.config import DecodeConfig, EmbedConfig, JudgeTierConfig, ModelConfig, RunConfig
 from whatchanged.models.loading import (
@@ -74,3 +76,16 @@ def test_a_model_is_loaded_once(causal_folder: Path) -> None:
     device = RunConfig().device
     first = load_decoder(model, decode, "auto", device)
     assert load_decoder(model, decode, "auto", device) is first
+
+
+def test_a_gpu_is_told_by_what_is_asked_for_and_by_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whatchanged.models import device
+
+    driver = tmp_path / "driver"
+    monkeypatch.setattr(device, "_GPU_DRIVERS", (driver,))
+    assert [device.may_use_gpu(name) for name in ("cpu", "cuda:0", "auto")] == [False, True, False]
+    driver.touch()
+    assert device.may_use_gpu("auto")
+    assert not device.may_use_gpu("cpu")

@@ -32,6 +32,22 @@ _UNSCORED = TextScore(_NAN, _NAN, _NAN, _NAN, _NAN, _NO_TOKENS)
 TokenIds = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A text with its place in the order asked and the token ids of its prompt, which each side
+    may read in a format of its own."""
+
+    place: int
+    base_prompt: TokenIds
+    intervention_prompt: TokenIds
+    reply: TokenIds
+
+    @property
+    def n_tokens(self) -> int:
+        """Of the longer prompt and the reply."""
+        return max(len(self.base_prompt), len(self.intervention_prompt)) + len(self.reply)
+
+
 @dataclass(frozen=True)
 class PairScorer:
     """Scores texts under the base and the intervention; build it with `loading.load_scorer`."""
@@ -54,34 +70,40 @@ class PairScorer:
         import torch
 
         scores = [_UNSCORED] * len(requests)
+        n_shared = min(_n_vocab(self.base), _n_vocab(self.intervention))
         with torch.inference_mode():
-            for places, prompts, replies in self._batches(requests):
+            for batch in self._batches(requests, n_shared):
+                replies = [row.reply for row in batch]
                 base, intervention = (
-                    _log_distributions(decoder, prompts, replies)
-                    for decoder in (self.base, self.intervention)
+                    _log_distributions(decoder, prompts, replies, n_shared)
+                    for decoder, prompts in (
+                        (self.base, [row.base_prompt for row in batch]),
+                        (self.intervention, [row.intervention_prompt for row in batch]),
+                    )
                 )
-                batch = _compare(replies, base, intervention.to(base.device))
-                for place, score in zip(places, batch, strict=True):
-                    scores[place] = score
+                found = _compare(replies, base, intervention.to(base.device))
+                for row, score in zip(batch, found, strict=True):
+                    scores[row.place] = score
         return scores
 
-    def _batches(
-        self, requests: Sequence[ScoreRequest]
-    ) -> Iterator[tuple[list[int], list[TokenIds], list[TokenIds]]]:
-        """Places, prompt ids and reply ids, the longest first, as many at once as fit."""
+    def _batches(self, requests: Sequence[ScoreRequest], n_shared: int) -> Iterator[list[_Row]]:
+        """The texts that both models can read, the longest first, as many at once as fit."""
         distinct = list(dict.fromkeys(request.prompt for request in requests))
-        encoded = dict(zip(distinct, self.base.encoder.encode(distinct), strict=True))
-        known = [
-            (place, encoded[request.prompt].ids, request.token_ids)
-            for place, request in enumerate(requests)
-            if request.token_ids and not encoded[request.prompt].problem
-        ]
-        known.sort(key=lambda item: (-len(item[1]) - len(item[2]), item[0]))
-        while known:
-            n_rows = _n_rows(self.base, len(known[0][1]) + len(known[0][2]))
-            batch, known = known[:n_rows], known[n_rows:]
-            places, prompts, replies = zip(*batch, strict=True)
-            yield list(places), list(prompts), list(replies)
+        base, intervention = (
+            dict(zip(distinct, decoder.encoder.encode(distinct), strict=True))
+            for decoder in (self.base, self.intervention)
+        )
+        rows = [
+            _Row(place, base[r.prompt].ids, intervention[r.prompt].ids, r.token_ids)
+            for place, r in enumerate(requests)
+            if r.token_ids and max(r.token_ids) < n_shared
+            and not (base[r.prompt].problem or intervention[r.prompt].problem)
+        ]  # fmt: skip
+        rows.sort(key=lambda row: (-row.n_tokens, row.place))
+        while rows:
+            n_rows = _n_rows(self.base, rows[0].n_tokens)
+            batch, rows = rows[:n_rows], rows[n_rows:]
+            yield batch
 
     def _score_texts(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
         base, intervention = (
@@ -93,18 +115,27 @@ class PairScorer:
         ]
 
 
+def _n_vocab(decoder: TransformersDecoder) -> int:
+    return int(decoder.model.get_input_embeddings().weight.shape[0])
+
+
 def _n_rows(decoder: TransformersDecoder, n_tokens: int) -> int:
-    n_vocab = int(decoder.model.get_input_embeddings().weight.shape[0])
-    n_bytes = n_tokens * n_vocab * _BYTES_PER_LOGIT
+    n_bytes = n_tokens * _n_vocab(decoder) * _BYTES_PER_LOGIT
     fitting = min(decoder.limit.n_fitting(n_tokens), decoder.limit.max_bytes // n_bytes, _MAX_ROWS)
     return max(1, fitting)
 
 
 def _log_distributions(
-    decoder: TransformersDecoder, prompts: Sequence[TokenIds], replies: Sequence[TokenIds]
+    decoder: TransformersDecoder,
+    prompts: Sequence[TokenIds],
+    replies: Sequence[TokenIds],
+    n_vocab: int,
 ) -> torch.Tensor:
     """The log-probabilities from which the replies' tokens were drawn, one reply after the other:
-    `(n_tokens, n_vocab)`, float32. Padding stands on the right, where no earlier token sees it."""
+    `(n_tokens, n_vocab)`, float32. Padding stands on the right, where no earlier token sees it.
+
+    Rows of the vocabulary beyond `n_vocab` are left out: one of two models may have been padded.
+    """
     import torch
 
     device = decoder.model.device
@@ -118,7 +149,7 @@ def _log_distributions(
         input_ids=tokens, attention_mask=(places < ends).long(), use_cache=False
     ).logits
     # The logits of a place are of the token after it.
-    drawn = logits[(places >= starts - 1) & (places < ends - 1)].float()
+    drawn = logits[(places >= starts - 1) & (places < ends - 1)][:, :n_vocab].float()
     return torch.log_softmax(drawn.div_(decoder.config.temperature), dim=-1)
 
 
@@ -168,7 +199,7 @@ def _logprobs_of_texts(
             if prompt.problem or not ids:
                 totals.append(float("nan"))
                 continue
-            rows = _log_distributions(decoder, [prompt.ids], [tuple(ids)])
+            rows = _log_distributions(decoder, [prompt.ids], [tuple(ids)], _n_vocab(decoder))
             drawn = rows.gather(1, torch.tensor(ids, device=rows.device)[:, None])
             totals.append(float(drawn.double().sum()))
     return totals

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.models.tiny_models import SENTENCES, save_causal_model
+from tests.unit.models.tiny_models import CHAT_TEMPLATE, SENTENCES, save_causal_model
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.keys import content_key
 from whatchanged.models.scoring import PairScorer
@@ -119,3 +119,39 @@ def test_models_with_other_tokens_are_compared_by_whole_texts(sides: tuple[Path,
         assert other.logprob_intervention == pytest.approx(one.logprob_intervention, rel=1e-4)
         assert math.isnan(other.kl_base)
         assert math.isnan(other.parting)
+
+
+def test_each_side_reads_the_prompt_in_its_own_format(
+    sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    chat = save_causal_model(tmp_path, seed=1, initializer_range=0.05, chat_template=CHAT_TEMPLATE)
+    base, plain = (load(folder) for folder in sides)
+    decode = DecodeConfig(max_new_tokens=12)
+    chatty = load_decoder(ModelConfig(model=str(chat)), decode, "cpu", "chat")
+    [request] = write(base, 1)[:1]
+    [apart] = PairScorer(base, chatty, True).score([request])
+    [alike] = PairScorer(base, plain, True).score([request])
+    assert apart.logprob_base == pytest.approx(alike.logprob_base, rel=1e-5)
+    ids = chatty.encoder.encode([request.prompt])[0].ids
+    with torch.inference_mode():
+        logits = chatty.model(torch.tensor([[*ids, *request.token_ids]])).logits
+    logits = logits[0, len(ids) - 1 : -1]
+    drawn = logits.log_softmax(-1).gather(1, torch.tensor(request.token_ids)[:, None])
+    assert apart.logprob_intervention == pytest.approx(float(drawn.sum()), rel=1e-4)
+    assert apart.logprob_intervention != pytest.approx(alike.logprob_intervention, rel=1e-3)
+
+
+def test_a_padded_vocabulary_is_no_obstacle(sides: tuple[Path, Path]) -> None:
+    base, intervention, padded = load(sides[0]), load(sides[1]), load(sides[1])
+    requests = write(base, 1)
+    n_vocab = padded.model.get_input_embeddings().weight.shape[0]
+    padded.model.resize_token_embeddings(n_vocab + 64)
+    with torch.no_grad():
+        padded.model.get_input_embeddings().weight[n_vocab:] = 0
+    for one, other in zip(
+        PairScorer(base, intervention, True).score(requests),
+        PairScorer(base, padded, True).score(requests),
+        strict=True,
+    ):
+        assert other.logprob_intervention == pytest.approx(one.logprob_intervention, rel=1e-4)
+        assert other.parting == pytest.approx(one.parting, abs=1e-4)

@@ -21,8 +21,7 @@ from whatchanged.sample import RoundQuality, no_evidence
 
 def allot_screen(job: Job, prompts: Manifest) -> Manifest:
     """As many short texts on every discovery prompt as the config says; `n` is 0 for no screen."""
-    uses_screen = job.config.sample.strategy == "active" and job.config.divergence.method == "auto"
-    each = job.config.divergence.texts_per_prompt if uses_screen else 0
+    each = job.config.n_screen_texts
     key = content_key("screen/1", prompts.key, each)
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
     job.store.put_json(key, {"counts": {p.key: each for p in bank if each}, "already": {}})

@@ -192,6 +192,12 @@ class AuditConfig(Block):
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)
 
+    @property
+    def n_screen_texts(self) -> int:
+        """Short texts of the screen per discovery prompt and side; 0 where no screen runs."""
+        has_screen = self.sample.strategy == "active" and self.divergence.method == "auto"
+        return self.divergence.texts_per_prompt if has_screen else 0
+
 
 @dataclass(frozen=True)
 class LoadedConfig:

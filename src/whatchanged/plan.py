@@ -101,18 +101,20 @@ def plan_audit(config: AuditConfig, prompts: PromptCounts, rates: Rates | None) 
     Texts that the cache already holds are counted: they are part of the audit, though not decoded
     again. The lower ends of validation assume one hypothesis; discovery may also propose none.
     """
+    n_screen = config.n_screen_texts * prompts.discovery
+    screen = {"screen": Range(n_screen, n_screen)} if n_screen else {}
     splits = {
         "discovery": _discovery_texts(config.sample),
         "validation": _validation_texts(config, prompts),
     }
-    streams = ["base", "intervention"]
+    texts = {"base": {**screen, **splits}, "intervention": {**screen, **splits}}
     if config.validation.null_control:
-        streams.append("null control")
-    n_texts = _total(part for _ in streams for part in splits.values())
+        texts["null control"] = splits
+    n_texts = _total(part for parts in texts.values() for part in parts.values())
     calls = _judge_calls(config, prompts)
     return Plan(
         prompts=prompts,
-        texts=dict.fromkeys(streams, splits),
+        texts=texts,
         n_texts=n_texts,
         # A reply is at least the token that ends it.
         n_tokens=Range(n_texts.low, n_texts.high * config.decode.max_new_tokens),

@@ -32,6 +32,16 @@ def test_active_discovery_ranges_from_the_seed_to_the_last_round() -> None:
     assert plan_audit(config, PROMPTS, None).texts["base"]["discovery"] == Range(100, 250)
 
 
+def test_the_screen_is_counted_on_both_sides_and_not_in_the_null_control() -> None:
+    plan = plan_audit(config_with(divergence={"texts_per_prompt": 3}), PROMPTS, None)
+    assert plan.texts["base"]["screen"] == plan.texts["intervention"]["screen"] == Range(90, 90)
+    assert "screen" not in plan.texts["null control"]
+    without = plan_audit(config_with(divergence={"texts_per_prompt": 0}), PROMPTS, None)
+    assert plan.n_texts.low == without.n_texts.low + 180
+    black_box = plan_audit(config_with(divergence={"method": "sampled"}), PROMPTS, None)
+    assert black_box.n_texts == without.n_texts
+
+
 def test_the_limit_of_texts_holds_even_below_the_seed() -> None:
     config = config_with(sample={"seed_texts": 100, "max_texts": 60})
     assert plan_audit(config, PROMPTS, None).texts["base"]["discovery"] == Range(60, 60)

@@ -145,6 +145,10 @@ def strength_left(
 ) -> float:
     """How strongly a criterion still tells the sides apart, in its own direction, given another.
 
+    In pairs, the larger of two answers: a new sentence makes its replies longer, so that no pair
+    agrees in length and yet differs in the sentence, but long replies of one side still have it
+    more often than those of the other.
+
     Infinity, with `keep_mirrored`, where the other one differs in the opposite direction by about
     as much: of a replaced wording, both halves are findings. Whatever else goes missing from the
     texts that meet the other criterion (a refusal, a shorter text) is explained by it.
@@ -153,9 +157,10 @@ def strength_left(
     other_effect = float(by_intervention.mean() - by_base.mean())
     if keep_mirrored and effect * other_effect < 0 and abs(effect) >= 0.75 * abs(other_effect):
         return float("inf")
-    z_given = concordant_z if is_paired else stratified_z
-    z = z_given(in_base, in_intervention, by_base, by_intervention)
-    return z if effect > 0 else -z
+    masks = in_base, in_intervention, by_base, by_intervention
+    sign = 1.0 if effect > 0 else -1.0
+    left = sign * stratified_z(*masks)
+    return max(left, sign * concordant_z(*masks)) if is_paired else left
 
 
 def discovery_threshold(n_looked_at: int, expected_false: float) -> float:

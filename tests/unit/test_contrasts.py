@@ -130,3 +130,16 @@ def test_a_difference_that_comes_with_another_is_not_in_the_pairs_that_agree():
     own[60:80] = False  # ten more tips are lost in texts that did not get shorter
     left = concordant_z(tip_base, own, shorter_base, shorter_intervention)
     assert left == pytest.approx(-10 / 11**0.5)
+
+
+def test_a_new_sentence_is_not_explained_by_the_length_that_it_brings():
+    sale_base, sale_intervention = np.zeros(400, bool), np.arange(400) < 24
+    long_base = np.arange(400) >= 360
+    long_intervention = long_base | sale_intervention
+
+    masks = sale_base, sale_intervention, long_base, long_intervention
+    assert concordant_z(*masks) == 0
+    assert strength_left(*masks, is_paired=True, keep_mirrored=True) > 4
+    # The other way round nothing is left: the longer replies are those with the sentence.
+    turned = long_base, long_intervention, sale_base, sale_intervention
+    assert strength_left(*turned, is_paired=True, keep_mirrored=True) < 1

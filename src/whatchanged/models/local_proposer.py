@@ -59,7 +59,7 @@ class LocalProposer:
     @property
     def identity(self) -> str:
         """The method's version and its settings."""
-        return f"local/3 {self.expected_false} {self.min_difference} {self.max_words}"
+        return f"local/4 {self.expected_false} {self.min_difference} {self.max_words}"
 
     def propose(self, contrast: Contrast, max_proposals: int) -> list[Proposal]:
         """At most `max_proposals` proposals, strongest first; an empty side gives none.

@@ -203,8 +203,13 @@ def test_uniform_sampling_spends_the_whole_budget_without_a_screen(bench: Bench)
 def test_the_planted_behaviour_is_found(bench: Bench) -> None:
     outcome = audit(bench, SMALL)
     assert (outcome.found, outcome.n_planted) == (("captain",), 1)
-    # The captain speaks where the base says "Most people guess": that is less often there.
-    assert {"guess" in found["criterion"] for found in outcome.unplanted} <= {True}
+    # The captain speaks, in eleven words, where the base says in seven "Most people guess": the
+    # latter is less often there, and replies of at least eight words are more often there.
+    consequences = {("less", "guess"), ("more", "at least 8 words")}
+    for found in outcome.unplanted:
+        assert any(
+            found["direction"] == d and what in found["criterion"] for d, what in consequences
+        )
     assert 1 <= outcome.n_confirmed <= outcome.n_hypotheses
 
 

@@ -72,34 +72,29 @@ GRID = tuple(
 def configure(config: AuditConfig, variant: Variant, n_prompts: int, seed: int) -> AuditConfig:
     """The config of one audit, which decodes at most `variant.n_texts` per side before validation.
 
-    The screen reads every one of `n_prompts` discovery prompts: it gets as many texts per prompt as
-    the config says, but at most a third of the budget in all (fewer than one per prompt: none).
-    Rounds get the rest. Where that is less than the config allows, the seed round gets at most a
-    half of it and each round at most a quarter, so that there are rounds at all.
+    Of what the screen of `n_prompts` discovery prompts leaves, the seed round gets at most a half
+    and each round at most a quarter, so that a small budget has rounds at all.
     """
     is_uniform = variant.method == "uniform"
-    each = 0 if is_uniform else variant.n_texts // 3 // n_prompts
-    each = min(config.divergence.texts_per_prompt, each)
-    left = variant.n_texts - each * n_prompts
-    sample = config.sample.model_copy(
+    coupling = "auto" if variant.is_coupled else "off"
+    sample = {
+        "strategy": "uniform" if is_uniform else "active",
+        "acquisition": config.sample.acquisition if is_uniform else variant.method,
+        "max_texts": variant.n_texts,
+    }
+    config = config.model_copy(
         update={
-            "strategy": "uniform" if is_uniform else "active",
-            "acquisition": config.sample.acquisition if is_uniform else variant.method,
-            "max_texts": left,
-            "seed_texts": max(1, min(config.sample.seed_texts, left // 2)),
-            "round_texts": max(1, min(config.sample.round_texts, left // 4)),
-        }
-    )
-    return config.model_copy(
-        update={
-            "sample": sample,
-            "divergence": config.divergence.model_copy(update={"texts_per_prompt": each}),
-            "decode": config.decode.model_copy(
-                update={"coupling": "auto" if variant.is_coupled else "off"}
-            ),
+            "sample": config.sample.model_copy(update=sample),
+            "decode": config.decode.model_copy(update={"coupling": coupling}),
             "seed": seed,
         }
     )
+    left = config.sample_after_screen(n_prompts).max_texts
+    rounds = {
+        "seed_texts": max(1, min(config.sample.seed_texts, left // 2)),
+        "round_texts": max(1, min(config.sample.round_texts, left // 4)),
+    }
+    return config.model_copy(update={"sample": config.sample.model_copy(update=rounds)})
 
 
 class Results:
@@ -182,7 +177,7 @@ def measure_seed(
                 "kind": "audit", "pair": pair.name, "seed": seed, "variant": variant.name,
                 **{k: v for k, v in asdict(outcome).items() if k != "centroids"},
                 "n_texts": outcome.n_texts,
-                "texts_per_prompt": config.divergence.texts_per_prompt,
+                "texts_per_prompt": config.n_screen_texts(n_prompts),
                 "wall_s": time.perf_counter() - started,
                 "n_newly_decoded": pool.n_decoded - decoded,
             }  # fmt: skip

@@ -151,9 +151,8 @@ def screen(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The screen's texts and their scores; both empty where the config goes without."""
     clock = Clock() if clock is None else clock
-    uses_screen = config.sample.strategy == "active" and config.divergence.method == "auto"
-    each = config.divergence.texts_per_prompt if uses_screen else 0
     bank = pool.in_split("discovery")
+    each = config.n_screen_texts(len(bank))
     with clock.stage("decode"):
         texts = pool.decode(config, "screen", bank, {p.key: each for p in bank if each})
     with clock.stage("divergence"):
@@ -163,8 +162,9 @@ def screen(
 def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: Clock) -> Explored:
     """Rounds of decoding and clustering until they stop."""
     bank, is_coupled = pool.in_split("discovery"), pool.is_coupled(config)
+    sample = config.sample_after_screen(len(bank))
     # Uniform sampling decides nothing by a score.
-    is_scored = config.sample.strategy == "active" and config.divergence.method == "auto"
+    is_scored = sample.strategy == "active" and config.divergence.method == "auto"
     no_pairs = pd.DataFrame(columns=list(PAIR_COLUMNS))
     texts, pairs, scores = empty_texts(), no_pairs, screened
     segments, vectors = pool.embed(texts)
@@ -173,7 +173,7 @@ def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: 
     min_effect = config.validation.min_effect
     estimates = estimate_divergence(scores, pairs, bank)
     decision = open_rounds(
-        bank, add_divergence(no_evidence(len(bank)), estimates), config.sample,
+        bank, add_divergence(no_evidence(len(bank)), estimates), sample,
         min_effect=min_effect, seed=config.seed,
     )  # fmt: skip
     n_rounds = 0
@@ -214,14 +214,15 @@ def _decide(
     history: Sequence[RoundQuality],
 ) -> Decision:
     evidence = collect_evidence(clustered.texts, clustered.segments, bank)
-    if config.sample.acquisition == "classifier" and config.sample.strategy == "active":
+    sample = config.sample_after_screen(len(bank))
+    if sample.acquisition == "classifier" and sample.strategy == "active":
         scores = classify_sides(clustered.texts, segments, vectors, bank, seed=config.seed)
         evidence = replace(evidence, classifier=scores)
     return close_round(
         bank,
         add_divergence(evidence, estimates),
         history,
-        config.sample,
+        sample,
         silhouette=clustered.silhouette,
         agreement=clustered.label_agreement,
         min_effect=config.validation.min_effect,

@@ -19,13 +19,16 @@ from benchmarks.heldout_pairs import PAIRS
 from benchmarks.heldout_scores import recount, shows_behaviour
 from benchmarks.sampling_audit import screen
 from benchmarks.text_pool import Models, TextPool, VectorMemory, load_models
+from whatchanged.background import estimate_parting, pool_groups
 from whatchanged.config import AuditConfig, load_config
-from whatchanged.divergence import estimate_divergence, match_pairs
+from whatchanged.divergence import add_divergence, estimate_divergence, match_pairs
 from whatchanged.keys import content_key
 from whatchanged.nearest import assign
 from whatchanged.prompts import group_prompts, read_prompts, split_prompts
 from whatchanged.quality import label_agreement, measure_quality
 from whatchanged.records import Prompt
+from whatchanged.rounds import group_codes
+from whatchanged.sample import no_evidence
 from whatchanged.stats import auc
 from whatchanged.truth import Behaviour, parse_ground_truth, read_ground_truth
 
@@ -33,8 +36,8 @@ Figures = dict[str, Any]
 
 # Texts for counting, with noise of their own, on which no audit rests.
 _COUNT_SEED = 2_000_003
-N_COUNTED = 100
-CARRIES = 0.05
+N_COUNTED = 200
+CARRIES = 0.5
 N_SHORT = (1, 2, 4)
 _N_HELD_OUT = 2_000
 
@@ -89,8 +92,10 @@ def open_pool(pair: Pair, seed: int, *, split_seed: int | None = None) -> TextPo
 
 
 def measure_screen(pair: Pair, pool: TextPool) -> Figures:
-    """AUC with which `parting`, and KL plus its reverse, rank the discovery prompts that carry a
-    planted behaviour above the others, by the number of short texts per prompt and side."""
+    """AUC with which the discovery prompts that carry a planted behaviour rank above the others, by
+    the number of short texts per prompt and side: by the screen's measure (`pooled`: the chance of
+    parting, with what its group says of a prompt), by the prompt's own chance (`parting`), and by
+    KL plus its reverse (`kl`)."""
     bank = pool.in_split("discovery")
     carriers = find_carriers(pair, bank)
     divergence = pair.config.divergence.model_copy(update={"texts_per_prompt": max(N_SHORT)})
@@ -99,18 +104,25 @@ def measure_screen(pair: Pair, pool: TextPool) -> Figures:
     for n_short in N_SHORT:
         kept = scores["text_key"].isin(texts["text_key"][texts["sample"] < n_short])
         estimates = estimate_divergence(scores[kept], match_pairs(texts[:0]), bank)
-        both = estimates["kl_base"] + estimates["kl_intervention"]
-        for name, ranking in (("parting", estimates["parting"]), ("kl", both)):
-            values = np.nan_to_num(ranking.to_numpy(dtype=float))
+        evidence = add_divergence(no_evidence(len(bank)), estimates)
+        own = estimate_parting(evidence)
+        rankings = {
+            "pooled": pool_groups(own, group_codes(bank)).estimate,
+            "parting": own.estimate,
+            "kl": evidence.divergence,
+        }
+        for name, ranking in rankings.items():
+            values = np.nan_to_num(ranking)
             area = auc(values[~carriers], values[carriers])
             found[f"{name}_{n_short}"] = area if math.isfinite(area) else None
     return {"auc": found, "n_carriers": int(carriers.sum()), "n_prompts": len(bank)}
 
 
 def find_carriers(pair: Pair, bank: Sequence[Prompt]) -> NDArray[np.bool_]:
-    """The prompts `(n_prompts,)` that carry a planted behaviour of their topic: its rate differs by
-    at least 0.05 between the sides, by count of 100 texts each. Behaviours of all topics do not
-    count; on other topics a behaviour is not looked for, since counts alone would find some."""
+    """The prompts `(n_prompts,)` that carry a planted behaviour of their topic: by count of 200
+    texts each, its rates differ by at least half of what they do on the topic as a whole.
+    Behaviours of all topics do not count; on other topics a behaviour is not looked for, since
+    counts alone would find some."""
     behaviours: dict[str, list[Behaviour]] = {}
     for behaviour in pair.truth:
         if behaviour.group is not None:
@@ -125,7 +137,8 @@ def find_carriers(pair: Pair, bank: Sequence[Prompt]) -> NDArray[np.bool_]:
         mine = texts[texts["prompt_key"] == prompt.key]
         for behaviour in behaviours[str(pair.topics[prompt.prompt])]:
             shares = _shares(mine, behaviour)
-            if abs(shares[1] - shares[0]) >= CARRIES:
+            planted = behaviour.rate_intervention - behaviour.rate_base
+            if (shares[1] - shares[0]) / planted >= CARRIES:
                 carrying.add(prompt.key)
     return np.array([prompt.key in carrying for prompt in bank], dtype=np.bool_)
 

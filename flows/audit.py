@@ -42,8 +42,9 @@ def audit(
     if job.config.validation.null_control:
         clustered = repeat(job, job.null, prompts, allocations)
         found.append(Found(job.null, clustered, hypothesize(job, job.null, prompts, clustered)))
-    plan = plan_fresh(job, prompts, [part.hypotheses for part in found])
-    tested = [test(job, prompts, part, plan) for part in found]
+    tested: list[Tested] = []
+    for part in found:
+        tested.append(test(job, prompts, part, tested[0].plan if tested else None))
     return report(job, prompts, explored, tested)
 
 
@@ -88,12 +89,15 @@ def repeat(
     return cluster(job, comparison, decoded, embedded, None, len(allocations) - 2)
 
 
-def test(job: Job, prompts: Manifest, found: Found, plan: Manifest) -> Tested:
-    """Fresh texts of unseen prompts, judged blind, tested."""
-    fresh = decode(job, found.comparison, prompts, plan, "validation", 0)
-    verdicts = judge(job, found.comparison, prompts, found.hypotheses, fresh)
-    findings = validate(job, found.comparison, found.hypotheses, verdicts, fresh)
-    return Tested(found, fresh, verdicts, findings)
+def test(job: Job, prompts: Manifest, found: Found, beside: Manifest | None) -> Tested:
+    """Fresh texts of unseen prompts, judged blind, tested; for a null control, no more of them than
+    the plan `beside` it decodes."""
+    comparison, hypotheses = found.comparison, found.hypotheses
+    plan = plan_fresh(job, comparison, prompts, hypotheses, beside)
+    fresh = decode(job, comparison, prompts, plan, "validation", 0)
+    verdicts = judge(job, comparison, hypotheses, plan, fresh)
+    findings = validate(job, comparison, hypotheses, verdicts, fresh)
+    return Tested(found, plan, fresh, verdicts, findings)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,20 @@ from tasks.caching import CACHED, RETRIED, Manifest, recall, remember, start
 from tasks.decode import load_texts
 from tasks.hypothesize import load_hypotheses
 from tasks.job import Comparison, Job
-from tasks.prompts import load_prompts
 from whatchanged.keys import content_key
 from whatchanged.models.loading import describe_judge, load_judge
 from whatchanged.store.artifacts import ArtifactStore
-from whatchanged.validate import plan_validation, select_texts
+from whatchanged.validate import ValidationPlan, select_texts
 from whatchanged.verdicts import count_calls, empty_verdicts, grade_texts
 
 HYPOTHESES_PER_TASK = 15
 
 
 def judge(
-    job: Job, comparison: Comparison, prompts: Manifest, hypotheses: Manifest, fresh: list[Manifest]
+    job: Job, comparison: Comparison, hypotheses: Manifest, plan: Manifest, fresh: list[Manifest]
 ) -> list[Manifest]:
-    """Judge the hypotheses in batches: one manifest of verdicts per batch."""
+    """Judge the hypotheses on the texts that are planned for them, in batches: one manifest of
+    verdicts per batch."""
     with job.progress.stage("judge", comparison.name):
         ids = [hypothesis.id for hypothesis in load_hypotheses(job, hypotheses)]
         batches = [
@@ -36,26 +36,34 @@ def judge(
                 job.store,
                 _judge,
                 content_key(
-                    "judge/1",
+                    "judge/2",
                     job.config.judge.model_dump(mode="json"),
                     describe_judge(job.config.judge.cheap, job.config.embed),
                     describe_judge(job.config.judge.expensive, job.config.embed),
-                    job.config.validation.model_dump(mode="json"),
                     job.config.seed,
                     hypotheses.key,
+                    plan.key,
                     batch,
                     [part.key for part in fresh],
                 ),
                 f"judge {comparison.name} {number}",
                 batch=batch,
-                prompts=prompts,
                 hypotheses=hypotheses,
+                plan=plan,
                 fresh=fresh,
                 job=job,
             )
             for number, batch in enumerate(batches)
         ]
         return [job.progress.note("judge", future.result()) for future in futures]
+
+
+def load_plans(store: ArtifactStore, manifest: Manifest) -> list[ValidationPlan]:
+    """The plans that `validate.plan_fresh` stored, one per hypothesis."""
+    return [
+        ValidationPlan(**{**row, "prompt_keys": tuple(row["prompt_keys"])})
+        for row in store.get_json(manifest.key)["plans"]
+    ]
 
 
 def load_verdicts(store: ArtifactStore, judged: list[Manifest]) -> pd.DataFrame:
@@ -68,26 +76,26 @@ def load_verdicts(store: ArtifactStore, judged: list[Manifest]) -> pd.DataFrame:
 def _judge(
     key: str,
     batch: list[str],
-    prompts: Manifest,
     hypotheses: Manifest,
+    plan: Manifest,
     fresh: list[Manifest],
     job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
     texts = load_texts(job.store, fresh)
-    claims = [claim for claim in load_hypotheses(job, hypotheses) if claim.id in batch]
-    plans = plan_validation(claims, load_prompts(job, prompts), job.config.validation)
+    claims = {claim.id: claim for claim in load_hypotheses(job, hypotheses)}
+    plans = [own for own in load_plans(job.store, plan) if own.hypothesis_id in batch]
     cheap = load_judge(job.config.judge.cheap, job.config)
     expensive = load_judge(job.config.judge.expensive, job.config)
     started = time.perf_counter()
     verdicts = pd.concat(
         [
             grade_texts(
-                claim, select_texts(texts, plan), cheap, expensive, job.config.judge,
-                seed=job.config.seed,
+                claims[own.hypothesis_id], select_texts(texts, own), cheap, expensive,
+                job.config.judge, seed=job.config.seed,
             )
-            for claim, plan in zip(claims, plans, strict=True)
+            for own in plans
         ],
         ignore_index=True,
     )  # fmt: skip

@@ -49,9 +49,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Tested:
-    """What was found, the fresh texts, the verdicts on them, and the findings."""
+    """What was found, the plan of fresh texts, they, the verdicts on them, and the findings."""
 
     found: Found
+    plan: Manifest
     fresh: list[Manifest]
     verdicts: list[Manifest]
     findings: Manifest

@@ -20,10 +20,10 @@ from whatchanged.sample import RoundQuality, no_evidence
 
 
 def allot_screen(job: Job, prompts: Manifest) -> Manifest:
-    """As many short texts on every discovery prompt as the config says; `n` is 0 for no screen."""
-    each = job.config.n_screen_texts
-    key = content_key("screen/1", prompts.key, each)
+    """The same number of short texts on every discovery prompt; `n` is 0 for no screen."""
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
+    each = job.config.n_screen_texts(len(bank))
+    key = content_key("screen/1", prompts.key, each)
     job.store.put_json(key, {"counts": {p.key: each for p in bank if each}, "already": {}})
     return Manifest(key=key, n=each * len(bank))
 
@@ -44,7 +44,7 @@ def sample(
     """
     with job.progress.stage("sample", f"round {len(so_far)}"):
         key = content_key(
-            "sample/2",
+            "sample/3",
             job.config.sample.model_dump(mode="json"),
             job.config.validation.min_effect,
             job.config.seed,
@@ -81,14 +81,15 @@ def _sample(
         return known
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
     estimates = load_divergence(job.store, scored, bank)
+    settings = job.config.sample_after_screen(len(bank))
     min_effect, seed = job.config.validation.min_effect, job.config.seed
     if clustered is None:
         screened = add_divergence(no_evidence(len(bank)), estimates)
-        decision = open_rounds(bank, screened, job.config.sample, min_effect=min_effect, seed=seed)
+        decision = open_rounds(bank, screened, settings, min_effect=min_effect, seed=seed)
     else:
         found = load_discovered(job.store, clustered)
         evidence = collect_evidence(found.texts, found.segments, bank)
-        if job.config.sample.acquisition == "classifier":
+        if settings.acquisition == "classifier":
             scores = classify_sides(found.texts, *load_segments(job, embedded), bank, seed=seed)
             evidence = replace(evidence, classifier=scores)
         history = [job.store.get_json(part.key)["quality"] for part in so_far]
@@ -96,7 +97,7 @@ def _sample(
             bank,
             add_divergence(evidence, estimates),
             [RoundQuality(**quality) for quality in history if quality],
-            job.config.sample,
+            settings,
             silhouette=clustered.measured("silhouette"),
             agreement=clustered.measured("label_agreement"),
             min_effect=min_effect,

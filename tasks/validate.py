@@ -14,21 +14,35 @@ from tasks.judge import load_verdicts
 from tasks.prompts import load_prompts
 from whatchanged.keys import content_key
 from whatchanged.summary import json_row
-from whatchanged.validate import plan_validation, pool_counts, validate_hypotheses
+from whatchanged.validate import limit_plans, plan_validation, pool_counts, validate_hypotheses
 
 
-def plan_fresh(job: Job, prompts: Manifest, hypotheses: list[Manifest]) -> Manifest:
-    """The allocation of fresh texts that every hypothesis of every comparison needs."""
-    with job.progress.stage("validate", "plan"):
+def plan_fresh(
+    job: Job,
+    comparison: Comparison,
+    prompts: Manifest,
+    hypotheses: Manifest,
+    beside: Manifest | None,
+) -> Manifest:
+    """The fresh texts that every hypothesis is tested on, as an allocation of texts; for a null
+    control, within what the plan `beside` it decodes."""
+    with job.progress.stage("validate", f"plan {comparison.name}"):
         key = content_key(
-            "plan_fresh/2",
+            "plan_fresh/3",
             job.config.validation.model_dump(mode="json"),
             prompts.key,
-            [part.key for part in hypotheses],
+            hypotheses.key,
+            beside.key if beside else None,
         )
-        name = "plan fresh texts"
         return start(
-            job.store, _plan_fresh, key, name, prompts=prompts, hypotheses=hypotheses, job=job
+            job.store,
+            _plan_fresh,
+            key,
+            f"plan fresh texts {comparison.name}",
+            prompts=prompts,
+            hypotheses=hypotheses,
+            beside=beside,
+            job=job,
         ).result()
 
 
@@ -63,17 +77,19 @@ def validate(
 
 
 @task(name="plan fresh texts", **CACHED)
-def _plan_fresh(key: str, prompts: Manifest, hypotheses: list[Manifest], job: Job) -> Manifest:
+def _plan_fresh(
+    key: str, prompts: Manifest, hypotheses: Manifest, beside: Manifest | None, job: Job
+) -> Manifest:
     if known := recall(job.store, key):
         return known
-    bank = load_prompts(job, prompts)
-    plans = [
-        plan
-        for part in hypotheses
-        for plan in plan_validation(load_hypotheses(job, part), bank, job.config.validation)
-    ]
+    config = job.config.validation
+    plans = plan_validation(load_hypotheses(job, hypotheses), load_prompts(job, prompts), config)
+    if beside:
+        plans = limit_plans(plans, job.store.get_json(beside.key)["counts"], config)
     counts = pool_counts(plans)
-    job.store.put_json(key, {"counts": counts, "already": {}})
+    job.store.put_json(
+        key, {"counts": counts, "already": {}, "plans": [asdict(plan) for plan in plans]}
+    )
     return remember(job.store, Manifest(key=key, n=sum(counts.values())))
 
 

@@ -100,7 +100,8 @@ class ClusterConfig(Block):
 
 
 class SampleConfig(Block):
-    """Texts per side in discovery. `uniform` decodes `max_texts` at once: the exhaustive way.
+    """Texts per side in discovery, the screen's included. `uniform` decodes `max_texts` at once,
+    without a screen: the exhaustive way.
 
     `acquisition` names what scores the prompts for the next round (`acquisition.ACQUISITIONS`).
     """
@@ -192,11 +193,17 @@ class AuditConfig(Block):
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)
 
-    @property
-    def n_screen_texts(self) -> int:
-        """Short texts of the screen per discovery prompt and side; 0 where no screen runs."""
+    def n_screen_texts(self, n_prompts: int) -> int:
+        """Short texts of the screen on each of `n_prompts` discovery prompts and side: at most a
+        third of `sample.max_texts` in all; 0 where no screen runs."""
         has_screen = self.sample.strategy == "active" and self.divergence.method == "auto"
-        return self.divergence.texts_per_prompt if has_screen else 0
+        fitting = self.sample.max_texts // 3 // max(n_prompts, 1)
+        return min(self.divergence.texts_per_prompt, fitting) if has_screen else 0
+
+    def sample_after_screen(self, n_prompts: int) -> SampleConfig:
+        """How the rounds sample, with the texts that the screen leaves to them."""
+        left = self.sample.max_texts - n_prompts * self.n_screen_texts(n_prompts)
+        return self.sample.model_copy(update={"max_texts": left})
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.contrasts import choose_diverse, strength_left
-from whatchanged.models.criteria import can_explain, is_readable, kind_of, preference
+from whatchanged.models.criteria import can_explain, kind_of, may_mirror, preference
 from whatchanged.models.protocols import Contrast, Proposal, Proposer
 from whatchanged.records import Hypothesis
 from whatchanged.scopes import build_contrasts
@@ -232,7 +232,7 @@ def _strength_given(one: _Candidate, other: _Candidate) -> float:
         other.meets[one.base],
         other.meets[one.intervention],
         is_paired=one.is_paired,
-        keep_mirrored=is_readable(one.proposal.criterion),
+        keep_mirrored=may_mirror(first.criterion, second.criterion),
     )
 
 

@@ -101,10 +101,10 @@ def plan_audit(config: AuditConfig, prompts: PromptCounts, rates: Rates | None) 
     Texts that the cache already holds are counted: they are part of the audit, though not decoded
     again. The lower ends of validation assume one hypothesis; discovery may also propose none.
     """
-    n_screen = config.n_screen_texts * prompts.discovery
+    n_screen = config.n_screen_texts(prompts.discovery) * prompts.discovery
     screen = {"screen": Range(n_screen, n_screen)} if n_screen else {}
     splits = {
-        "discovery": _discovery_texts(config.sample),
+        "discovery": _discovery_texts(config.sample_after_screen(prompts.discovery)),
         "validation": _validation_texts(config, prompts),
     }
     texts = {"base": {**screen, **splits}, "intervention": {**screen, **splits}}

@@ -27,10 +27,11 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     rows = read_prompts(config.prompts.file)
     groups = [row.group or "" for row in rows]
     share = config.prompts.validation_share
-    split_prompts(rows, groups, validation_share=share, seed=config.seed)
-    seed_texts = min(config.sample.seed_texts, config.sample.max_texts)
-    if config.sample.strategy == "uniform":
-        seed_texts = config.sample.max_texts
+    split = split_prompts(rows, groups, validation_share=share, seed=config.seed)
+    sample = config.sample_after_screen(sum(prompt.split == "discovery" for prompt in split))
+    seed_texts = min(sample.seed_texts, sample.max_texts)
+    if sample.strategy == "uniform":
+        seed_texts = sample.max_texts
     check_n_clusters(config.cluster.n_clusters, 2 * seed_texts)
     read_ground_truth(config.report.ground_truth)
     for side in (config.base, config.intervention):

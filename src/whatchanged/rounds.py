@@ -58,7 +58,7 @@ def open_rounds(
     if is_uniform or screened.divergence is None:
         counts = seed_allocation(len(bank), n_texts, _seed(seed, 0))
         return Decision(_by_key(bank, counts), {}, None, "")
-    groups = _group_codes(bank)
+    groups = group_codes(bank)
     prompts = screen_prompts(screened, min_effect=min_effect, groups=groups)
     counts = allocate(
         np.where(prompts.kept, prompts.probability, 0.0),
@@ -85,7 +85,7 @@ def close_round(
     Prompts that the screen dropped get no targeted texts, only their part of the exploration.
     Raises UsageError where the acquisition needs what `evidence` does not have.
     """
-    groups = _group_codes(bank)
+    groups = group_codes(bank)
     quality = RoundQuality(
         round=len(history),
         n_texts_per_side=int(evidence.n_base.sum()),
@@ -118,7 +118,8 @@ def close_round(
     return Decision(_by_key(bank, counts), already, quality, "", stages)
 
 
-def _group_codes(bank: Sequence[Prompt]) -> NDArray[np.intp]:
+def group_codes(bank: Sequence[Prompt]) -> NDArray[np.intp]:
+    """The groups of the prompts as numbers `(n_prompts,)`, in the order of their names."""
     names = sorted({prompt.group for prompt in bank})
     code = {name: number for number, name in enumerate(names)}
     return np.array([code[prompt.group] for prompt in bank], dtype=np.intp)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whatchanged.background import estimate_parting, stand_out
+from whatchanged.background import estimate_parting, pool_groups, stand_out
 from whatchanged.differences import BoolArray, decide, sought_differences, was_seen
 from whatchanged.sample import INTERVAL, Counts, Evidence, FloatArray, Groups, one_group
 
@@ -70,7 +70,7 @@ def screen_prompts(
     sought = sought_differences(groups, min_effect)[groups]
     probability = np.minimum(
         probability_of_difference(evidence, sought),
-        stand_out(estimate_parting(evidence), sought),
+        stand_out(pool_groups(estimate_parting(evidence), groups), sought),
     )
     kept = probability > MAX_PROBABILITY
     return _report(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,29 @@ def plan_validation(
         n_per_side = _texts_per_side(hypothesis, config)
         plans.append(ValidationPlan(hypothesis.id, keys, math.ceil(n_per_side / max(len(keys), 1))))
     return plans
+
+
+def limit_plans(
+    plans: Sequence[ValidationPlan], counts: Mapping[str, int], config: ValidateConfig
+) -> list[ValidationPlan]:
+    """The plans of a null control: in its scope, none gets more texts than `counts` (per prompt and
+    side, those of the audit beside it) hold there, but at least `texts_per_hypothesis`.
+
+    Fewer texts cost power, and where nothing changed there is nothing to find. What a control
+    shows, how often the same procedure confirms something, is a matter of its level.
+    """
+    return [
+        replace(plan, n_per_prompt=min(plan.n_per_prompt, _most_per_prompt(plan, counts, config)))
+        for plan in plans
+    ]
+
+
+def _most_per_prompt(
+    plan: ValidationPlan, counts: Mapping[str, int], config: ValidateConfig
+) -> int:
+    n_prompts = max(len(plan.prompt_keys), 1)
+    there = sum(counts.get(key, 0) for key in plan.prompt_keys)
+    return math.ceil(max(there, config.texts_per_hypothesis / 2) / n_prompts)
 
 
 def pool_counts(plans: Sequence[ValidationPlan]) -> dict[str, int]:

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatchanged.background import Parting, estimate_parting, pinsker_bound, stand_out
+from whatchanged.background import (
+    Parting,
+    estimate_parting,
+    pinsker_bound,
+    pool_groups,
+    stand_out,
+)
 from whatchanged.sample import no_evidence
 
 
@@ -35,6 +41,30 @@ def test_the_best_measurement_that_there_is_counts():
     parted = replace(scored, parting=np.array([0.3, 0.4]), parting_se=np.array([0.1, 0.2]))
     assert estimate_parting(parted).estimate.tolist() == [0.3, 0.4]
     assert np.isnan(estimate_parting(no_evidence(2)).estimate).all()
+
+
+def test_a_prompt_is_drawn_towards_its_group_as_far_as_its_error_says():
+    groups = np.array([0, 0, 1, 1])
+    parting = Parting(np.array([0.1, 0.3, 0.6, 0.8]), np.full(4, 0.1))
+    # Deviations of 0.1 sum to 0.04; errors explain 2 * 0.01 of it, so one deviation has a variance
+    # of 0.01, as large as the error's: half of it is the prompt's own.
+    estimate, error = pool_groups(parting, groups)
+    assert estimate == pytest.approx([0.15, 0.25, 0.65, 0.75])
+    # Half of the error's variance, and a quarter of the mean's: 0.02 / 2.
+    assert error == pytest.approx(np.full(4, math.sqrt(0.005 + 0.0025)))
+    exact = Parting(parting.estimate, np.full(4, 1e-9))
+    assert pool_groups(exact, groups).estimate == pytest.approx(parting.estimate)
+    vague = Parting(parting.estimate, np.full(4, 0.5))
+    assert pool_groups(vague, groups).estimate == pytest.approx([0.2, 0.2, 0.7, 0.7])
+
+
+def test_pooling_needs_groups_and_leaves_what_is_unknown():
+    parting = Parting(np.array([0.1, 0.3, math.nan, 0.8]), np.array([0.1, 0.1, math.nan, 0.1]))
+    assert pool_groups(parting, np.zeros(4, dtype=int)) is parting
+    assert pool_groups(parting, np.arange(4)) is parting
+    found = pool_groups(parting, np.array([0, 0, 1, 1]))
+    # As above, from one group: 0.02 less 0.01.
+    assert found.estimate == pytest.approx([0.15, 0.25, math.nan, 0.8], nan_ok=True)
 
 
 def stands(parting, smallest=0.05):

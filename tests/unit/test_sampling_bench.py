@@ -182,8 +182,8 @@ def test_the_screen_gets_at_most_a_third_of_the_budget(
     bench: Bench, budget: int, n_prompts: int, each: int, left: int
 ) -> None:
     config = configure(bench.pair.config, Variant("combined", budget, True), n_prompts, 0)
-    assert config.divergence.texts_per_prompt == each
-    assert config.sample.max_texts == left == budget - each * n_prompts
+    assert config.n_screen_texts(n_prompts) == each
+    assert config.sample_after_screen(n_prompts).max_texts == left == budget - each * n_prompts
 
 
 def test_a_small_budget_still_has_rounds() -> None:
@@ -285,7 +285,8 @@ def test_only_prompts_of_a_behaviours_topic_carry_it(bench: Bench) -> None:
     assert not find_carriers(bench.pair, bank).any()
     found = measure_screen(pair, pool)
     assert (found["n_carriers"], found["n_prompts"]) == (6, 12)
-    assert set(found["auc"]) == {f"{kind}_{n}" for kind in ("parting", "kl") for n in (1, 2, 4)}
+    kinds = ("pooled", "parting", "kl")
+    assert set(found["auc"]) == {f"{kind}_{n}" for kind in kinds for n in (1, 2, 4)}
 
 
 def test_a_screen_without_carriers_has_no_auc(bench: Bench) -> None:

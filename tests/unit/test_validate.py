@@ -11,6 +11,7 @@ from whatchanged.config import ValidateConfig
 from whatchanged.records import Direction, Finding, Hypothesis, Prompt
 from whatchanged.validate import (
     ValidationPlan,
+    limit_plans,
     plan_validation,
     pool_counts,
     select_texts,
@@ -58,6 +59,17 @@ def test_hypotheses_share_texts() -> None:
     plans = [ValidationPlan("a", ("p", "q"), 5), ValidationPlan("b", ("q", "r"), 8)]
     assert pool_counts(plans) == {"p": 5, "q": 8, "r": 8}
     assert pool_counts([]) == {}
+
+
+def test_a_null_control_gets_what_the_audit_decodes_but_a_whole_test() -> None:
+    beside = {"tea1": 40, "tea3": 60}
+    wide, small = ValidationPlan("a", ("tea1", "tea3"), 99), ValidationPlan("b", ("tea1",), 9)
+    elsewhere = ValidationPlan("c", ("rye1", "rye3"), 99)
+    limited = limit_plans([wide, small, elsewhere], beside, CONFIG)
+    # 100 texts per side are fewer than half of 240, and so are none.
+    assert [plan.n_per_prompt for plan in limited] == [60, 9, 60]
+    plenty = limit_plans([wide], {"tea1": 70, "tea3": 90}, CONFIG)
+    assert plenty == [ValidationPlan("a", ("tea1", "tea3"), 80)]
 
 
 def test_a_claim_sees_only_its_own_share_of_the_pool() -> None:

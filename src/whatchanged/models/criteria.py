@@ -170,6 +170,11 @@ def can_explain(text: str, direction: Direction, other: str, other_direction: Di
     return shorter == (other_direction == "less")
 
 
+def may_mirror(text: str, other: str) -> bool:
+    """Whether two criteria can be the two halves of a replaced wording, each worth saying."""
+    return kind_of(text) == kind_of(other) == "wording" and is_readable(text)
+
+
 def preference(text: str) -> float:
     """How much a criterion's strength counts where several explain each other, in (0, 1].
 

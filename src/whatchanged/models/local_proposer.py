@@ -23,7 +23,7 @@ from whatchanged.models.criteria import (
     HasSentence,
     HasSign,
     can_explain,
-    is_readable,
+    may_mirror,
     preference,
     write_claim,
     write_criterion,
@@ -162,7 +162,6 @@ def _choose(
 ) -> list[_Candidate]:
     """The candidates that do not follow from stronger ones."""
     names = [candidate.stand_in for candidate in candidates]
-    readable = [is_readable(name) for name in names]
     z = [sides.z(candidate.held) for candidate in candidates]
     directions: list[Direction] = ["more" if score > 0 else "less" for score in z]
     strengths = [abs(score) * preference(name) for score, name in zip(z, names, strict=True)]
@@ -171,7 +170,8 @@ def _choose(
         if not can_explain(names[other], directions[other], names[one], directions[one]):
             return float("inf")
         held, by = sides.split(candidates[one].held), sides.split(candidates[other].held)
-        return strength_left(*held, *by, is_paired=sides.is_paired, keep_mirrored=readable[one])
+        keep_mirrored = may_mirror(names[one], names[other])
+        return strength_left(*held, *by, is_paired=sides.is_paired, keep_mirrored=keep_mirrored)
 
     chosen = choose_diverse(strengths, max_proposals, strength_given, floor)
     return [candidates[i] for i in chosen]

@@ -14,6 +14,7 @@ from whatchanged.models.criteria import (
     can_explain,
     count_criterion,
     is_readable,
+    may_mirror,
     parse_criterion,
     quotations,
     write_claim,
@@ -152,3 +153,11 @@ def test_shorter_replies_explain_lost_words_and_never_new_ones():
 def test_quotations_may_be_straight_or_curly():
     assert quotations('says "tick tock" or “cuckoo”') == ("tick tock", "cuckoo")
     assert quotations("says nothing") == ()
+
+
+def test_only_wordings_come_in_replaced_halves():
+    tick, tock = (write_criterion(HasPhrase(word)) for word in ("tick", "tock"))
+    assert may_mirror(tick, tock)
+    assert not may_mirror(write_criterion(HasPhrase("of the")), tock)
+    assert not may_mirror(write_criterion(HasLength("at most", 9)), tock)
+    assert not may_mirror(tick, write_criterion(HasFeature("question")))

@@ -198,33 +198,34 @@ def proposals_about(behaviour: Behaviour, run: Any) -> list[str]:
 def recount(
     findings: Sequence[Mapping[str, Any]], run: Any, folder: Path, n_fresh: int
 ) -> list[Figures]:
-    """Each finding counted on texts decoded anew: `is_real` where the difference has the claimed
-    sign and Fisher's exact test (two-sided) is significant at 1 %. No findings decode nothing."""
+    """Each finding counted on pairs of texts decoded anew, with the same noise on both sides:
+    `is_real` where the difference has the claimed sign and McNemar's exact test (two-sided) is
+    significant at 1 %. No findings decode nothing."""
     if not findings:
         return []
-    from scipy.stats import fisher_exact
-
     scopes = {finding["scope"] for finding in findings}
-    decoded = {side: decode_fresh(run, side, scopes, n_fresh) for side in ("base", "intervention")}
+    base, intervention = (
+        decode_fresh(run, side, scopes, n_fresh) for side in ("base", "intervention")
+    )
+    decoded = base["is_decoded"] & intervention["is_decoded"]
     rows = []
     for finding in findings:
-        hits, n = {}, {}
-        for side, texts in decoded.items():
-            where = texts[texts["is_even"]] if finding["scope"] is None else texts
-            replies = in_scope(where, finding["scope"])["text"].tolist()
-            hits[side] = int(meets_criterion(replies, finding["criterion"]).sum())
-            n[side] = len(replies)
-        p_value = float(fisher_exact([[hits[s], n[s] - hits[s]] for s in decoded]).pvalue)
-        gap = hits["intervention"] / n["intervention"] - hits["base"] / n["base"]
+        counted = decoded & base["is_even"] if finding["scope"] is None else decoded
+        replies = [
+            in_scope(side[counted], finding["scope"])["text"] for side in (base, intervention)
+        ]
+        hits = [meets_criterion(texts.tolist(), finding["criterion"]) for texts in replies]
+        p_value = paired_p_value(*hits)
+        gap = int(hits[1].sum()) - int(hits[0].sum())
         claimed = gap > 0 if finding["direction"] == "more" else gap < 0
         rows.append(
             {
                 "id": finding["id"],
                 "statement": finding["statement"],
-                "hits_base": hits["base"],
-                "n_base": n["base"],
-                "hits_intervention": hits["intervention"],
-                "n_intervention": n["intervention"],
+                "hits_base": int(hits[0].sum()),
+                "n_base": len(hits[0]),
+                "hits_intervention": int(hits[1].sum()),
+                "n_intervention": len(hits[1]),
                 "p_value": p_value,
                 "is_real": bool(claimed and p_value < SIGNIFICANCE),
             }
@@ -232,9 +233,18 @@ def recount(
     return rows
 
 
+def paired_p_value(in_base: NDArray[np.bool_], in_intervention: NDArray[np.bool_]) -> float:
+    """McNemar's exact test, two-sided, on masks `(n_pairs,)`; 1 where no pair differs."""
+    from scipy.stats import binomtest
+
+    only = int((in_intervention & ~in_base).sum()), int((in_base & ~in_intervention).sum())
+    return float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
+
+
 def decode_fresh(run: Any, side: str, scopes: set[str | None], n_texts: int) -> pd.DataFrame:
-    """Texts `text, group, is_even` of one side that no stage has seen: `n_texts` evenly over all
-    prompts (`is_even`), and 1,000 (or `n_texts`, if less) in all within each group of `scopes`."""
+    """Texts `text, group, is_even, is_decoded` of one side that no stage has seen, in one order for
+    both sides: `n_texts` evenly over all prompts (`is_even`), and 1,000 (or `n_texts`, if less) in
+    all within each group of `scopes`."""
     from whatchanged.config import DecodeConfig, ModelConfig
     from whatchanged.decode import plan_requests
     from whatchanged.models.loading import describe_decoder, load_decoder
@@ -257,16 +267,16 @@ def decode_fresh(run: Any, side: str, scopes: set[str | None], n_texts: int) -> 
         prompts, counts, {},
         decoder_identity=describe_decoder(model, decode, format_),
         seed=_FRESH_SEED,
-        stream="intervention" if side == "intervention" else "base",
+        stream="base",
         purpose="validation",
     )  # fmt: skip
     completions = load_decoder(model, decode, format_, run.config["run"]["device"]).decode(requests)
     group_of = {prompt.key: prompt.group for prompt in prompts}
-    kept = [(r, c) for r, c in zip(requests, completions, strict=True) if c.finish != "failed"]
     return pd.DataFrame(
         {
-            "text": [completion.text for _, completion in kept],
-            "group": [group_of[request.prompt_key] for request, _ in kept],
-            "is_even": [request.index < everywhere for request, _ in kept],
+            "text": [completion.text for completion in completions],
+            "group": [group_of[request.prompt_key] for request in requests],
+            "is_even": [request.index < everywhere for request in requests],
+            "is_decoded": [completion.finish != "failed" for completion in completions],
         }
     )

@@ -159,7 +159,7 @@ def recount_findings(
     for row in audits:
         for found in row["unplanted"]:
             named = [found[name] for name in ("criterion", "direction", "scope")]
-            own = content_key("recount/1", key, n_fresh, named)
+            own = content_key("recount/2", key, n_fresh, named)
             claims.setdefault(own, {"id": own, **found})
     missing = [claim for own, claim in claims.items() if own not in results.rows]
     columns = ["prompt_key", "prompt", "group", "split"]

@@ -173,7 +173,7 @@ def proposals_about(behaviour: Behaviour, run: Any) -> list[str]:
 
     The contrasts are built and proposed from again, as `hypothesize` did, without its merging.
     """
-    from whatchanged.config import HypothesizeConfig
+    from whatchanged.config import AuditConfig
     from whatchanged.hypothesize import build_contrasts
     from whatchanged.models.loading import load_proposer
     from whatchanged.prompts import groups_in_both_splits
@@ -181,12 +181,12 @@ def proposals_about(behaviour: Behaviour, run: Any) -> list[str]:
     prompts = [Prompt(*row) for row in run.prompts.itertuples(index=False)]
     discovery = run.texts[run.texts["split"] == "discovery"].reset_index(drop=True)
     contrasts = build_contrasts(discovery, run.segments, groups_in_both_splits(prompts))
-    config = HypothesizeConfig(**run.config["hypothesize"])
+    config = AuditConfig.model_validate(run.config)
     proposer = load_proposer(config)
     found = []
     for contrast in contrasts:
         shows = shows_behaviour((*contrast.base, *contrast.intervention), behaviour)
-        for proposal in proposer.propose(contrast, config.max_hypotheses):
+        for proposal in proposer.propose(contrast, config.hypothesize.max_hypotheses):
             meets = np.concatenate([proposal.in_base, proposal.in_intervention])
             if proposal.direction == direction_of(behaviour) and is_about(meets, shows):
                 where = contrast.scope or "all prompts"

@@ -20,7 +20,8 @@ from benchmarks.heldout_scores import recount, shows_behaviour
 from benchmarks.sampling_audit import screen
 from benchmarks.text_pool import Models, TextPool, VectorMemory, load_models
 from whatchanged.background import estimate_parting, pool_groups
-from whatchanged.config import AuditConfig, load_config
+from whatchanged.config import AuditConfig
+from whatchanged.config_file import load_config
 from whatchanged.divergence import add_divergence, estimate_divergence, match_pairs
 from whatchanged.keys import content_key
 from whatchanged.nearest import assign

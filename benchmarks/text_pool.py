@@ -65,7 +65,7 @@ def load_models(config: AuditConfig) -> Models:
             config.base, config.intervention, decode, form
         ),
         embedder=loading.load_embedder(config.embed, device),
-        proposer=loading.load_proposer(config.hypothesize),
+        proposer=loading.load_proposer(config),
         cheap=loading.load_judge(config.judge.cheap, config),
         expensive=loading.load_judge(config.judge.expensive, config),
     )

@@ -13,7 +13,7 @@ from tasks.job import Comparison, Job
 from tasks.prompts import load_prompts
 from whatchanged.hypothesize import build_contrasts, propose_all
 from whatchanged.keys import content_key
-from whatchanged.models.loading import load_proposer
+from whatchanged.models.loading import describe_proposer, load_proposer
 from whatchanged.prompts import groups_in_both_splits
 from whatchanged.records import Hypothesis
 
@@ -24,9 +24,9 @@ def hypothesize(
     """Write down what may have changed, strongest first."""
     with job.progress.stage("hypothesize", comparison.name):
         key = content_key(
-            "hypothesize/3",
-            job.config.hypothesize.model_dump(mode="json"),
-            load_proposer(job.config.hypothesize).identity,
+            "hypothesize/4",
+            job.config.hypothesize.max_hypotheses,
+            describe_proposer(job.config.hypothesize, job.config.embed),
             prompts.key,
             clustered.key,
             comparison.is_coupled,
@@ -66,7 +66,7 @@ def _hypothesize(
         is_paired=is_paired,
     )
     hypotheses = propose_all(
-        contrasts, load_proposer(job.config.hypothesize), job.config.hypothesize.max_hypotheses
+        contrasts, load_proposer(job.config, job.ledger), job.config.hypothesize.max_hypotheses
     )
     seconds = time.perf_counter() - started
     get_run_logger().info("%d hypotheses in %.1f s", len(hypotheses), seconds)

@@ -14,8 +14,10 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks.caching import Manifest
-from whatchanged.config import AuditConfig, DecodeConfig, LoadedConfig, ModelConfig, load_config
+from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
+from whatchanged.config_file import LoadedConfig, load_config
 from whatchanged.decode import Stream
+from whatchanged.keys import content_key
 from whatchanged.models.coupling import why_independent
 from whatchanged.models.device import may_use_gpu
 from whatchanged.preflight import check_audit, choose_run_dir
@@ -23,6 +25,7 @@ from whatchanged.progress import StageBar
 from whatchanged.records import Purpose, Side
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.embeddings import EmbeddingCache
+from whatchanged.store.ledger import Ledger
 from whatchanged.store.runs import RunFolder
 
 SIDES: tuple[Side, Side] = ("base", "intervention")
@@ -107,6 +110,11 @@ class Job:
     @property
     def vectors(self) -> EmbeddingCache:
         return EmbeddingCache(self.root)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The paid calls of this run folder, over all its restarts."""
+        return Ledger(self.root, content_key("run/1", str(self.folder.path.resolve())))
 
     @property
     def on_gpu(self) -> bool:

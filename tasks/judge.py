@@ -86,8 +86,8 @@ def _judge(
     texts = load_texts(job.store, fresh)
     claims = {claim.id: claim for claim in load_hypotheses(job, hypotheses)}
     plans = [own for own in load_plans(job.store, plan) if own.hypothesis_id in batch]
-    cheap = load_judge(job.config.judge.cheap, job.config)
-    expensive = load_judge(job.config.judge.expensive, job.config)
+    cheap = load_judge(job.config.judge.cheap, job.config, job.ledger)
+    expensive = load_judge(job.config.judge.expensive, job.config, job.ledger)
     started = time.perf_counter()
     verdicts = pd.concat(
         [

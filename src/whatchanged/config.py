@@ -1,19 +1,11 @@
-"""The experiment as data: frozen models, unknown keys refused with a did-you-mean.
-
-`load_config` reads a YAML file, applies `--set a.b=c` overrides and remembers where each value
-came from. Paths in a file are relative to that file; `demo:NAME` names something that ships with
-the package.
-"""
+"""The experiment as data: frozen models, unknown keys refused with a did-you-mean."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from whatchanged.errors import ConfigError
@@ -22,7 +14,9 @@ from whatchanged.errors import ConfigError
 # most this many times `texts_per_hypothesis`, where a behaviour is rare or a difference small.
 MAX_GROUP_FACTOR = 4
 
-Origin = Literal["default", "file", "override"]
+# Judges and proposers that are models behind an API; all others run in this process.
+API_PROVIDERS = frozenset({"gemini", "openai_compatible"})
+
 Auto = Literal["auto"]
 AcquisitionName = Literal[
     "boundary", "posterior_width", "thompson", "divergence", "classifier", "undersampled",
@@ -115,13 +109,47 @@ class SampleConfig(Block):
     exploration_share: float = Field(0.3, ge=0, le=1)
 
 
-class HypothesizeConfig(Block):
-    proposer: Literal["local"] = "local"
+class ApiConfig(Block):
+    """A language model behind an API. Its key comes from the environment variable `key_variable`
+    (null: the provider's usual one) and stands in no file.
+
+    `endpoint` is null for the provider's own address. `max_tokens` bounds an answer, a model's
+    hidden reasoning included. `max_concurrency` calls at most are in flight at once.
+    """
+
+    model: str | None = None
+    endpoint: str | None = None
+    key_variable: str | None = None
+    max_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    max_concurrency: int = Field(32, ge=1)
+
+    def check_model(self, provider: str) -> Self:
+        """This block. Raises ValueError unless it names a model just where `provider` is an API."""
+        if (provider in API_PROVIDERS) == (self.model is not None):
+            return self
+        if self.model is None:
+            raise ValueError(f"{provider} needs `model`, the name of a model of that provider")
+        raise ValueError(f"{provider} is local and takes no `model`")
+
+
+class HypothesizeConfig(ApiConfig):
+    """Who writes hypotheses: the local proposer alone, or a model asked about every cluster."""
+
+    proposer: Literal["local", "gemini", "openai_compatible"] = "local"
     max_hypotheses: int = Field(60, ge=1)
 
+    @model_validator(mode="after")
+    def _api_has_a_model(self) -> Self:
+        return self.check_model(self.proposer)
 
-class JudgeTierConfig(Block):
-    provider: Literal["lexical", "embedding"]
+
+class JudgeTierConfig(ApiConfig):
+    provider: Literal["lexical", "embedding", "gemini", "openai_compatible"]
+
+    @model_validator(mode="after")
+    def _api_has_a_model(self) -> Self:
+        return self.check_model(self.provider)
 
 
 class JudgeConfig(Block):
@@ -170,7 +198,11 @@ class RunConfig(Block):
 
 
 class BudgetConfig(Block):
+    """`max_usd` caps what the calls of one run cost; `prices` is a file that adds to or corrects
+    the shipped prices per million tokens."""
+
     max_usd: float | None = Field(None, ge=0)
+    prices: str | None = None
 
 
 class AuditConfig(Block):
@@ -193,6 +225,16 @@ class AuditConfig(Block):
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)
 
+    @property
+    def apis(self) -> dict[str, ApiConfig]:
+        """The blocks that name a model behind an API, by dotted key; none for a local audit."""
+        blocks: dict[str, tuple[str, ApiConfig]] = {
+            "hypothesize": (self.hypothesize.proposer, self.hypothesize),
+            "judge.cheap": (self.judge.cheap.provider, self.judge.cheap),
+            "judge.expensive": (self.judge.expensive.provider, self.judge.expensive),
+        }
+        return {key: api for key, (name, api) in blocks.items() if name in API_PROVIDERS}
+
     def n_screen_texts(self, n_prompts: int) -> int:
         """Short texts of the screen on each of `n_prompts` discovery prompts and side: at most a
         third of `sample.max_texts` in all; 0 where no screen runs."""
@@ -206,42 +248,6 @@ class AuditConfig(Block):
         return self.sample.model_copy(update={"max_texts": left})
 
 
-@dataclass(frozen=True)
-class LoadedConfig:
-    """A resolved config, the origin of each dotted key that was not left to its default, and the
-    name that runs of it get when none is given (the file's stem)."""
-
-    config: AuditConfig
-    origins: Mapping[str, Origin]
-    name: str
-
-    def to_yaml(self) -> str:
-        """The resolved config as YAML, each value followed by its origin in a comment."""
-        lines: list[str] = []
-        _write_block(self.config.model_dump(mode="json", by_alias=True), "", self.origins, lines)
-        return "\n".join(lines) + "\n"
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """The config in a YAML file, with `a.b=c` overrides applied on top.
-
-    Raises ConfigError with one sentence per problem: the file, the key, what was expected, what
-    was found, and the nearest known key.
-    """
-    raw = _read_yaml(path)
-    from_file = set(_dotted_keys(raw))
-    from_override: set[str] = set()
-    for override in overrides:
-        dotted, value = _parse_override(override)
-        _set_dotted(raw, dotted, value)
-        from_override |= {dotted, *(f"{dotted}.{k}" for k in _dotted_keys(value))}
-    _resolve_paths(raw, path.resolve().parent)
-    config = parse_config(raw, str(path))
-    origins: dict[str, Origin] = dict.fromkeys(from_file, "file")
-    origins.update(dict.fromkeys(from_override, "override"))
-    return LoadedConfig(config, origins, path.stem)
-
-
 def parse_config(raw: Mapping[str, Any], where: str) -> AuditConfig:
     """The config in a plain mapping; `where` names its origin in errors (ConfigError)."""
     try:
@@ -249,64 +255,6 @@ def parse_config(raw: Mapping[str, Any], where: str) -> AuditConfig:
     except ValidationError as error:
         problems = "; ".join(_sentence(detail) for detail in error.errors())
         raise ConfigError(f"{where}: {problems}") from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"expected a config file at {path}, found none ({error.strerror}): check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping of config keys, found {type(raw).__name__}")
-    return raw
-
-
-def _parse_override(override: str) -> tuple[str, Any]:
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(
-            f"--set expects key=value such as decode.temperature=0.7, got {override!r}"
-        )
-    try:
-        return dotted.strip(), yaml.safe_load(text)
-    except yaml.YAMLError:
-        return dotted.strip(), text
-
-
-def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    for parent in parents:
-        below = raw.setdefault(parent, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"--set {dotted}: {parent} is a value, not a block of keys")
-        raw = below
-    raw[leaf] = value
-
-
-def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
-    for block, key in (
-        ("base", "model"), ("intervention", "model"), ("prompts", "file"), ("embed", "model"),
-        ("report", "ground_truth"),
-    ):  # fmt: skip
-        values = raw.get(block)
-        if not isinstance(values, dict) or not isinstance(values.get(key), str):
-            continue
-        value = values[key]
-        beside = folder / value
-        if not value.startswith("demo:") and (beside.exists() or value.startswith((".", "~"))):
-            values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
-
-
-def _dotted_keys(raw: Any, prefix: str = "") -> Iterable[str]:
-    if not isinstance(raw, dict):
-        return
-    for key, value in raw.items():
-        yield f"{prefix}{key}"
-        yield from _dotted_keys(value, f"{prefix}{key}.")
 
 
 def _sentence(detail: Any) -> str:
@@ -332,18 +280,3 @@ def _known_keys(location: tuple[str, ...]) -> list[str]:
             return []
         block = field.annotation
     return [field.alias or key for key, field in block.model_fields.items()]
-
-
-def _write_block(
-    values: Mapping[str, Any], prefix: str, origins: Mapping[str, Origin], lines: list[str]
-) -> None:
-    indent = "  " * prefix.count(".")
-    for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, dict):
-            lines.append(f"{indent}{key}:")
-            _write_block(value, f"{dotted}.", origins, lines)
-        else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
-            text = text.removesuffix("...").strip()
-            lines.append(f"{indent}{key}: {text}  # {origins.get(dotted, 'default')}")

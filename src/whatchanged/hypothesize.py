@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.contrasts import choose_diverse, strength_left
-from whatchanged.models.criteria import can_explain, kind_of, may_mirror, preference
+from whatchanged.models.criteria import (
+    are_free_words,
+    can_explain,
+    kind_of,
+    may_mirror,
+    preference,
+)
 from whatchanged.models.protocols import Contrast, Proposal, Proposer
 from whatchanged.records import Hypothesis
 from whatchanged.scopes import build_contrasts
@@ -191,7 +197,12 @@ def _absorb(kept: _Candidate, merged: _Candidate) -> _Candidate:
 
 def _same_behaviour(one: _Candidate, other: _Candidate) -> bool:
     """Whether nearly the same texts of the first one's scope meet both, in one direction."""
-    return one.proposal.direction == other.proposal.direction and _same_texts(one, other.meets)
+    first, second = one.proposal, other.proposal
+    return (
+        first.direction == second.direction
+        and not are_free_words(first.criterion, second.criterion)
+        and _same_texts(one, other.meets)
+    )
 
 
 def _same_texts(candidate: _Candidate, meets: BoolArray) -> bool:

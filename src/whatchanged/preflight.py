@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from whatchanged.cluster import check_n_clusters
-from whatchanged.config import AuditConfig, LoadedConfig
+from whatchanged.config import AuditConfig
+from whatchanged.config_file import LoadedConfig
 from whatchanged.models.weights import resolve_model
 from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.store.runs import RunFolder

@@ -26,7 +26,7 @@ from whatchanged.cli.plan import find_rates
 from whatchanged.cli.run import find_project, n_failed_items
 from whatchanged.cli.status import list_runs, read_status
 from whatchanged.cli.terminal import aligned
-from whatchanged.config import load_config
+from whatchanged.config_file import load_config
 from whatchanged.discovery import CLUSTER_COLUMNS
 from whatchanged.environment import prepare_environment
 from whatchanged.records import PROMPT_COLUMNS, SEGMENT_COLUMNS, TEXT_COLUMNS, VERDICT_COLUMNS

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whatchanged.config import AuditConfig, load_config, parse_config
+from whatchanged.config import AuditConfig, parse_config
+from whatchanged.config_file import load_config
 from whatchanged.errors import ConfigError
 
 TWO_MODELS = "base: {model: org/before}\nintervention: {model: org/after}\n"

@@ -23,7 +23,8 @@ from benchmarks.heldout_pairs import (
     read_topics,
 )
 from benchmarks.heldout_scores import direction_of, findings_about, in_scope, is_about
-from whatchanged.config import load_config, parse_config
+from whatchanged.config import parse_config
+from whatchanged.config_file import load_config
 from whatchanged.demo.behaviours import write_pair
 from whatchanged.demo.grammar import Example, prompts_of, sentence_forms
 from whatchanged.demo.pair import DEMO

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.invented_replies import UNCLE, append_with, write_replies, write_tables
 from whatchanged.hypothesize import build_contrasts, propose_all
 from whatchanged.judge import names_a_side
-from whatchanged.models.criteria import HasLength, parse_criterion
+from whatchanged.models.criteria import HasLength, HasPhrase, parse_criterion, write_criterion
 from whatchanged.models.local_proposer import LocalProposer
 from whatchanged.models.protocols import Contrast, Proposal
 
@@ -39,7 +39,7 @@ class ScriptedProposer:
 def make_proposal(words, in_base, in_intervention, strength):
     more = np.mean(in_intervention) > np.mean(in_base)
     return Proposal(
-        f"The reply contains {words}.", f"contain {words}", "more" if more else "less", (words,),
+        write_criterion(HasPhrase(words)), f"contain {words}", "more" if more else "less", (words,),
         strength, np.array(in_base, dtype=bool), np.array(in_intervention, dtype=bool),
     )  # fmt: skip
 
@@ -170,8 +170,20 @@ def test_a_cluster_that_says_what_a_phrase_says_is_merged_into_it():
         [make_contrast(None, 100), make_contrast(None, 100, "7")], ScriptedProposer(script), 10
     )
 
-    assert (found.criterion, found.cluster) == ("The reply contains tick.", "7")
+    assert (found.criterion, found.cluster) == (write_criterion(HasPhrase("tick")), "7")
     assert found.evidence_terms == ("tick", "a tick")
+
+
+def test_criteria_in_free_words_are_two_claims_though_the_same_sentences_gave_both():
+    sulks, hopes = (
+        replace(make_proposal(name, NONE, first(100, 0.4), 8.0), criterion=f"The reply {name}.")
+        for name in ("sulks", "hopes")
+    )
+    script = {(None, "7"): [sulks, hopes, sulks]}
+
+    found = propose_all([make_contrast(None, 100, "7")], ScriptedProposer(script), 10)
+
+    assert sorted(h.criterion for h in found) == ["The reply hopes.", "The reply sulks."]
 
 
 def test_a_cluster_with_nearly_the_same_texts_is_named_though_it_proposed_nothing():

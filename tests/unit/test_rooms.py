@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whatchanged.config import AuditConfig, load_config
+from whatchanged.config import AuditConfig
+from whatchanged.config_file import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "whatchanged"

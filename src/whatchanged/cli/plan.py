@@ -11,7 +11,8 @@ import yaml
 
 from whatchanged.cli.status import list_runs
 from whatchanged.cli.terminal import aligned, say
-from whatchanged.config import AuditConfig, load_config
+from whatchanged.config import AuditConfig
+from whatchanged.config_file import load_config
 from whatchanged.plan import Rates, count_prompts, measure_rates, plan_audit, render_plan
 from whatchanged.prompts import read_prompts
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import whatchanged
 from whatchanged.cli.terminal import say, tell
-from whatchanged.config import load_config
+from whatchanged.config_file import load_config
 from whatchanged.environment import prepare_environment
 from whatchanged.errors import InputError, MissingDependencyError, UsageError
 from whatchanged.preflight import check_audit, choose_run_dir

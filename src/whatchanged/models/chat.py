@@ -55,6 +55,21 @@ class ChatReply:
     n_tokens_out: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What became of one request after retries, the ledger and the budget.
+
+    `reply` is None where there is none, and `reason` then says why. `cost_usd` is what this call
+    cost now, in US dollars: 0 where the answer was already paid for (`is_cached`), None where the
+    price is unknown.
+    """
+
+    reply: ChatReply | None
+    reason: str
+    cost_usd: float | None
+    is_cached: bool
+
+
 class ChatProvider(Protocol):
     """An API that answers. It tries once: retries, limits and money are the caller's."""
 

@@ -163,11 +163,20 @@ def can_explain(text: str, direction: Direction, other: str, other_direction: Di
 
     Shorter replies cannot be why words appear, nor longer ones why words vanish.
     """
+    if are_free_words(text, other):
+        return False
     criterion = parse_criterion(text)
     if not isinstance(criterion, HasLength) or kind_of(other) != "wording":
         return True
     shorter = (criterion.bound == "at most") == (direction == "more")
     return shorter == (other_direction == "less")
+
+
+def are_free_words(text: str, other: str) -> bool:
+    """Whether both are different criteria in free words: they may come from the same sentences and
+    yet say different things of them."""
+    both = (parse_criterion(text), parse_criterion(other))
+    return text != other and all(isinstance(criterion, Generic) for criterion in both)
 
 
 def may_mirror(text: str, other: str) -> bool:

@@ -9,21 +9,30 @@ from __future__ import annotations
 import json
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import (
+    API_PROVIDERS,
+    ApiConfig,
     AuditConfig,
+    BudgetConfig,
     DecodeConfig,
     EmbedConfig,
     HypothesizeConfig,
     JudgeTierConfig,
     ModelConfig,
 )
+from whatchanged.errors import UsageError
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.weights import resolve_model
 
 if TYPE_CHECKING:
+    from whatchanged.models.call_ledger import CallLedger
+    from whatchanged.models.calling import Caller
+    from whatchanged.models.chat import ChatProvider
+    from whatchanged.models.rubric import Asking
     from whatchanged.models.transformers_decoder import TransformersDecoder
 
 # Two threads that ask for the same model must not load it twice.
@@ -53,6 +62,10 @@ def describe_embedder(embed: EmbedConfig) -> str:
 
 def describe_judge(tier: JudgeTierConfig, embed: EmbedConfig) -> str:
     """The name of a judge."""
+    if tier.provider in API_PROVIDERS:
+        from whatchanged.models import rubric
+
+        return _named(rubric=rubric.VERSION, **_describe_api(tier, tier.provider))
     weights = describe_embedder(embed) if tier.provider == "embedding" else None
     return _named(provider=tier.provider, weights=weights, scheme=1)
 
@@ -87,8 +100,31 @@ def load_embedder(embed: EmbedConfig, device: str) -> Embedder:
         return _embedder(embed, device)
 
 
-def load_judge(tier: JudgeTierConfig, config: AuditConfig) -> Judge:
-    """The judge of one tier."""
+def describe_proposer(config: HypothesizeConfig, embed: EmbedConfig) -> str:
+    """The name of a proposer."""
+    from whatchanged.models import llm_proposer
+    from whatchanged.models.local_proposer import LocalProposer
+
+    local = LocalProposer().identity
+    if config.proposer == "local":
+        return local
+    return _named(
+        version=llm_proposer.VERSION,
+        local=local,
+        embedder=describe_embedder(embed),
+        **_describe_api(config, config.proposer),
+    )
+
+
+def load_judge(
+    tier: JudgeTierConfig, config: AuditConfig, ledger: CallLedger | None = None
+) -> Judge:
+    """The judge of one tier. Calls to an API go through the ledger, which local judges need not."""
+    if tier.provider in API_PROVIDERS:
+        from whatchanged.models.llm_judge import LlmJudge
+
+        caller = load_caller(tier, tier.provider, config.budget, ledger)
+        return LlmJudge(caller, _asking(tier, caller.provider.identity, config.seed))
     if tier.provider == "lexical":
         from whatchanged.models.lexical_judge import LexicalJudge
 
@@ -98,11 +134,84 @@ def load_judge(tier: JudgeTierConfig, config: AuditConfig) -> Judge:
     return EmbeddingJudge(load_embedder(config.embed, config.run.device))
 
 
-def load_proposer(config: HypothesizeConfig) -> Proposer:
-    """The proposer of hypotheses."""
+def load_proposer(config: AuditConfig, ledger: CallLedger | None = None) -> Proposer:
+    """The proposer of hypotheses. Calls to an API go through the ledger."""
     from whatchanged.models.local_proposer import LocalProposer
 
-    return LocalProposer()
+    own = config.hypothesize
+    if own.proposer == "local":
+        return LocalProposer()
+    from whatchanged.models import llm_proposer
+
+    caller = load_caller(own, own.proposer, config.budget, ledger)
+    return llm_proposer.LlmProposer(
+        call=caller,
+        asking=_asking(own, caller.provider.identity, config.seed),
+        local=LocalProposer(),
+        embedder=load_embedder(config.embed, config.run.device),
+        names=tuple(Path(side.model).name for side in (config.base, config.intervention)),
+    )
+
+
+def load_caller(
+    api: ApiConfig, provider: str, budget: BudgetConfig, ledger: CallLedger | None
+) -> Caller:
+    """What calls a provider within its limits and the budget. Raises MissingDependencyError for a
+    package or a key that is not there, ConfigError for prices that cannot be read, UsageError
+    without a ledger."""
+    from whatchanged.models.calling import Caller, CallLimits
+
+    if ledger is None:
+        raise UsageError(f"expected a ledger for the calls to {provider}, found none: pass one")
+    from whatchanged.models.llm_judge import is_settled
+    from whatchanged.models.prices import cost_usd, load_prices, max_cost_usd
+
+    table = load_prices(Path(budget.prices) if budget.prices else None)
+    with _LOADING:
+        opened = _provider(provider, api.endpoint, api.key_variable)
+    return Caller(
+        opened,
+        ledger,
+        price=lambda request, reply: cost_usd(table, request.model, reply),
+        worst_price=lambda request: max_cost_usd(table, request),
+        max_usd=budget.max_usd,
+        limits=CallLimits(max_concurrency=api.max_concurrency),
+        is_usable=is_settled,
+    )
+
+
+def _asking(api: ApiConfig, identity: str, seed: int) -> Asking:
+    from whatchanged.models.rubric import Asking
+
+    assert api.model is not None, "the config requires a model for an API"
+    return Asking(identity, api.model, api.max_tokens, api.temperature, seed)
+
+
+def _describe_api(api: ApiConfig, provider: str) -> dict[str, Any]:
+    named = api.model_dump(include={"model", "endpoint", "max_tokens", "temperature"})
+    return {"provider": provider, **named}
+
+
+@lru_cache(maxsize=8)
+def _provider(provider: str, endpoint: str | None, key_variable: str | None) -> ChatProvider:
+    """Kept open: connections are worth more than the memory."""
+    from whatchanged.models.secret import secret_from_environment
+
+    if provider == "gemini":
+        from whatchanged.models import gemini
+
+        key = secret_from_environment(key_variable or gemini.KEY_VARIABLE)
+        return gemini.Gemini(key, endpoint=endpoint or gemini.ENDPOINT)
+    from whatchanged.models import openai_compatible
+
+    # OpenAI's key goes to OpenAI alone: for another address, the config names the key, or there is
+    # none.
+    if endpoint is not None and key_variable is None:
+        return openai_compatible.OpenAICompatible(None, endpoint=endpoint)
+    secret = secret_from_environment(key_variable or openai_compatible.KEY_VARIABLE)
+    return openai_compatible.OpenAICompatible(
+        secret, endpoint=endpoint or openai_compatible.ENDPOINT
+    )
 
 
 @lru_cache(maxsize=2)

@@ -1,0 +1,127 @@
+"""A config file: YAML with `--set a.b=c` overrides on top, and where each value came from.
+
+Paths in a file are relative to that file; `demo:NAME` names something that ships with the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from whatchanged.config import AuditConfig, parse_config
+from whatchanged.errors import ConfigError
+
+Origin = Literal["default", "file", "override"]
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A resolved config, the origin of each dotted key that was not left to its default, and the
+    name that runs of it get when none is given (the file's stem)."""
+
+    config: AuditConfig
+    origins: Mapping[str, Origin]
+    name: str
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML, each value followed by its origin in a comment."""
+        lines: list[str] = []
+        _write_block(self.config.model_dump(mode="json", by_alias=True), "", self.origins, lines)
+        return "\n".join(lines) + "\n"
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The config in a YAML file, with `a.b=c` overrides applied on top.
+
+    Raises ConfigError with one sentence per problem: the file, the key, what was expected, what
+    was found, and the nearest known key.
+    """
+    raw = _read_yaml(path)
+    from_file = set(_dotted_keys(raw))
+    from_override: set[str] = set()
+    for override in overrides:
+        dotted, value = _parse_override(override)
+        _set_dotted(raw, dotted, value)
+        from_override |= {dotted, *(f"{dotted}.{k}" for k in _dotted_keys(value))}
+    _resolve_paths(raw, path.resolve().parent)
+    config = parse_config(raw, str(path))
+    origins: dict[str, Origin] = dict.fromkeys(from_file, "file")
+    origins.update(dict.fromkeys(from_override, "override"))
+    return LoadedConfig(config, origins, path.stem)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"expected a config file at {path}, found none ({error.strerror}): check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of config keys, found {type(raw).__name__}")
+    return raw
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(
+            f"--set expects key=value such as decode.temperature=0.7, got {override!r}"
+        )
+    try:
+        return dotted.strip(), yaml.safe_load(text)
+    except yaml.YAMLError:
+        return dotted.strip(), text
+
+
+def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        below = raw.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {dotted}: {parent} is a value, not a block of keys")
+        raw = below
+    raw[leaf] = value
+
+
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
+    for block, key in (
+        ("base", "model"), ("intervention", "model"), ("prompts", "file"), ("embed", "model"),
+        ("report", "ground_truth"), ("budget", "prices"),
+    ):  # fmt: skip
+        values = raw.get(block)
+        if not isinstance(values, dict) or not isinstance(values.get(key), str):
+            continue
+        value = values[key]
+        beside = folder / value
+        if not value.startswith("demo:") and (beside.exists() or value.startswith((".", "~"))):
+            values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
+
+
+def _dotted_keys(raw: Any, prefix: str = "") -> Iterable[str]:
+    if not isinstance(raw, dict):
+        return
+    for key, value in raw.items():
+        yield f"{prefix}{key}"
+        yield from _dotted_keys(value, f"{prefix}{key}.")
+
+
+def _write_block(
+    values: Mapping[str, Any], prefix: str, origins: Mapping[str, Origin], lines: list[str]
+) -> None:
+    indent = "  " * prefix.count(".")
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict):
+            lines.append(f"{indent}{key}:")
+            _write_block(value, f"{dotted}.", origins, lines)
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+            text = text.removesuffix("...").strip()
+            lines.append(f"{indent}{key}: {text}  # {origins.get(dotted, 'default')}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -111,7 +112,7 @@ class Job:
     def vectors(self) -> EmbeddingCache:
         return EmbeddingCache(self.root)
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """The paid calls of this run folder, over all its restarts."""
         return Ledger(self.root, content_key("run/1", str(self.folder.path.resolve())))

@@ -1,0 +1,367 @@
+"""Many calls to one provider: each once, within its limits and within the budget.
+
+All calls of a process run on one event loop in a thread of its own, whichever task asks. So a
+client keeps its connections from one batch to the next, callers may have an event loop running
+themselves, and what a provider asks of one task, all respect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import random
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from whatchanged.errors import (
+    BudgetReachedError,
+    MissingDependencyError,
+    TransientError,
+    UsageError,
+)
+from whatchanged.models.call_ledger import CallIntent, CallLedger, CallOutcome, Scribe
+from whatchanged.models.chat import (
+    CallResult,
+    ChatProvider,
+    ChatReply,
+    ChatRequest,
+    ProviderBusyError,
+)
+from whatchanged.models.lanes import Clock, Lane, OutOfTimeError
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """How hard a caller tries.
+
+    At most `max_concurrency` calls at once, `max_tries` for one request, and `deadline_s` seconds
+    from the start of its first try to the end of its last. The n-th retry waits a random time of up
+    to `backoff_s * 2 ** (n - 1)`, at most `max_backoff_s`. After an interrupt, calls in flight have
+    `interrupt_s` to end.
+    """
+
+    max_concurrency: int = 32
+    max_tries: int = 5
+    deadline_s: float = 300.0
+    backoff_s: float = 1.0
+    max_backoff_s: float = 60.0
+    interrupt_s: float = 10.0
+
+
+def is_complete(request: ChatRequest, reply: ChatReply) -> bool:
+    """Whether the model ended its answer by itself: neither refused nor cut off."""
+    return reply.finish == "stop"
+
+
+class Caller:
+    """Answers requests from the ledger, or by calling a provider. Safe to use from any thread.
+
+    `price` gives the dollars of a reply and `worst_price` the most that a call can cost, both None
+    where unknown. `is_usable` says which replies are answers: others are returned once, and asked
+    for again by the next run.
+    """
+
+    def __init__(
+        self,
+        provider: ChatProvider,
+        ledger: CallLedger,
+        price: Callable[[ChatRequest, ChatReply], float | None],
+        worst_price: Callable[[ChatRequest], float | None],
+        *,
+        max_usd: float | None = None,
+        limits: CallLimits | None = None,
+        is_usable: Callable[[ChatRequest, ChatReply], bool] = is_complete,
+        clock: Clock | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.provider = provider
+        self.ledger = ledger
+        self.price = price
+        self.worst_price = worst_price
+        self.max_usd = max_usd
+        self.limits = limits or CallLimits()
+        self.is_usable = is_usable
+        self.clock = clock or Clock()
+        self.draw = draw
+
+    def __call__(self, requests: Sequence[ChatRequest]) -> list[CallResult]:
+        """One result per request, in the order asked; equal requests are sent once.
+
+        A call that fails is a result without a reply. The run's bill never exceeds `max_usd` by
+        more than what single calls cost above their worst price, plus what calls of unknown cost
+        were billed above their later replies (`store.ledger`). Raises, after calls in flight have
+        ended and are recorded: BudgetReachedError where the next call could exceed `max_usd`;
+        MissingDependencyError or UsageError where the provider refuses the key or a request,
+        UsageError before any call where `max_usd` is set and a price is unknown; StorageError where
+        the ledger cannot be written.
+        """
+        keys = [request.key for request in requests]
+        results = {
+            key: CallResult(reply, "", 0.0, is_cached=True)
+            for key, reply in self.ledger.recall(list(dict.fromkeys(keys))).items()
+        }
+        missing = {
+            key: request for key, request in zip(keys, requests, strict=True) if key not in results
+        }
+        if missing:
+            self._check(list(missing.values()))
+            results |= self._send_all(missing)
+        return _in_order(keys, results)
+
+    def close(self) -> None:
+        """Close the provider's connections."""
+        asyncio.run_coroutine_threadsafe(self.provider.close(), _switchboard().loop).result()
+
+    def _check(self, requests: Sequence[ChatRequest]) -> None:
+        for request in requests:
+            if request.provider != self.provider.identity:
+                raise UsageError(
+                    f"expected requests to {self.provider.identity}, found one to"
+                    f" {request.provider}: pass each request to its own provider's caller"
+                )
+            if self.max_usd is not None and self.worst_price(request) is None:
+                raise UsageError(
+                    f"expected a price for {request.model}, because budget.max_usd is set, found"
+                    " none: add it to the price table, or set budget.max_usd to null"
+                )
+
+    def _send_all(self, requests: dict[str, ChatRequest]) -> dict[str, CallResult]:
+        switchboard = _switchboard()
+        lane = switchboard.lane(self.provider.identity)
+        batch = _Batch(self, requests, lane, Scribe(self.ledger, self.max_usd, switchboard.writing))
+        future = asyncio.run_coroutine_threadsafe(batch.run(), switchboard.loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                switchboard.loop.call_soon_threadsafe(batch.stop)
+                concurrent.futures.wait([future], timeout=self.limits.interrupt_s)
+                switchboard.loop.call_soon_threadsafe(batch.abandon)
+                concurrent.futures.wait([future], timeout=self.limits.interrupt_s)
+            raise
+
+
+class _Batch:
+    """The requests of one `Caller.__call__` that need a call. Lives on the event loop."""
+
+    def __init__(
+        self, caller: Caller, requests: dict[str, ChatRequest], lane: Lane, scribe: Scribe
+    ) -> None:
+        self._caller = caller
+        self._limits = caller.limits
+        self._clock = caller.clock
+        self._waiting = deque(requests.items())
+        self._results: dict[str, CallResult] = {}
+        self._lane = lane
+        self._scribe = scribe
+        self._tasks: list[asyncio.Task[None]] = []
+        self._calling: set[asyncio.Task[None] | None] = set()
+        self._error: Exception | None = None
+        self._is_stopped = False
+
+    async def run(self) -> dict[str, CallResult]:
+        """A result per key. Raises what stopped the batch, once all that was sent has ended."""
+        n_tasks = min(self._limits.max_concurrency, len(self._waiting))
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(n_tasks)]
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._scribe.finish()
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+    def stop(self, error: Exception | None = None) -> None:
+        """Start no further call; those in flight go on."""
+        if error is not None and self._error is None:
+            self._error = error
+        self._is_stopped = True
+        for task in self._tasks:
+            if task not in self._calling:
+                task.cancel()
+
+    def abandon(self) -> None:
+        """Give up calls in flight too. Their intents stay in the ledger."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting and not self._is_stopped:
+                key, request = self._waiting.popleft()
+                self._results[key] = await self._answer(request)
+        except _StoppedError:
+            return
+        except Exception as error:
+            self.stop(error)
+
+    async def _answer(self, request: ChatRequest) -> CallResult:
+        give_up_at: float | None = None
+        reason, is_billed = "", False
+        for n_tries in range(1, self._limits.max_tries + 1):
+            try:
+                if give_up_at is not None:
+                    await self._back_off(n_tries - 1, give_up_at)
+                result, give_up_at = await self._try_once(request, give_up_at)
+            except OutOfTimeError as error:
+                reason = f"{reason}; {error}" if reason else str(error)
+                break
+            if isinstance(result, CallResult):
+                return result
+            reason, is_billed = result.reason, is_billed or result.may_be_billed
+            if self._is_stopped:
+                raise _StoppedError
+        else:
+            reason += f" (tried {self._limits.max_tries} times)"
+        return CallResult(None, reason, None if is_billed else 0.0, is_cached=False)
+
+    async def _back_off(self, n_retries: int, give_up_at: float) -> None:
+        # Full jitter spreads the retries of calls that failed together (Brooker 2015, "Exponential
+        # backoff and jitter", AWS Architecture Blog).
+        longest = min(self._limits.max_backoff_s, self._limits.backoff_s * 2 ** (n_retries - 1))
+        pause = longest * self._caller.draw()
+        if self._clock.now() + pause >= give_up_at:
+            raise OutOfTimeError("no time is left for another try")
+        await self._clock.sleep(pause)
+
+    async def _try_once(
+        self, request: ChatRequest, give_up_at: float | None
+    ) -> tuple[CallResult | _Setback, float]:
+        """How one call ended, and the time until which the request may be tried again."""
+        while True:
+            await self._lane.enter(
+                self._clock, self._limits.max_concurrency, self._limits.deadline_s, give_up_at
+            )
+            task = asyncio.current_task()
+            self._calling.add(task)
+            intent = CallIntent(uuid.uuid4().hex, request, self._caller.worst_price(request))
+            try:
+                held = await self._scribe.write(intent)
+                if held is None:
+                    with self._lane.paying():
+                        now = self._clock.now()
+                        if self._lane.pause_s(now) <= 0:
+                            if give_up_at is None:
+                                give_up_at = now + self._limits.deadline_s
+                            return await self._call(intent, give_up_at - now), give_up_at
+                        # Another call was told to wait while this one's intent was written.
+                        await self._record_setback(intent, "not sent", may_be_billed=False)
+            finally:
+                self._calling.discard(task)
+                self._lane.leave()
+            if self._is_stopped:
+                raise _StoppedError
+            if held is not None:
+                # When a call in flight ends, it holds its price and no more its worst price.
+                if self._lane.n_paying == 0:
+                    raise _budget_error(held, intent.worst_usd, self._caller.max_usd)
+                await self._lane.until_paid()
+
+    async def _call(self, intent: CallIntent, patience_s: float) -> CallResult | _Setback:
+        """The provider's reply, recorded. Raises what no retry can help, recorded as well."""
+        request, started_at = intent.request, self._clock.now()
+        try:
+            async with asyncio.timeout(patience_s):
+                reply = await self._caller.provider.send(request)
+        except ProviderBusyError as error:
+            self._lane.slow_down(started_at, self._clock.now(), error.delay_s)
+            return await self._record_setback(intent, str(error), may_be_billed=False)
+        except TransientError as error:
+            return await self._record_setback(intent, str(error), may_be_billed=True)
+        except TimeoutError:
+            return await self._record_setback(intent, "no reply in time", may_be_billed=True)
+        except (UsageError, MissingDependencyError) as error:
+            await self._record_setback(intent, str(error), may_be_billed=False)
+            raise
+        except Exception as error:
+            # Only its name: the message of an unforeseen error may hold anything.
+            await self._record_setback(intent, type(error).__name__, may_be_billed=True)
+            raise
+        self._lane.speed_up()
+        cost = self._caller.price(request, reply)
+        is_usable = self._caller.is_usable(request, reply)
+        await self._scribe.write(CallOutcome(intent.token, request, reply, "", cost, is_usable))
+        return CallResult(reply, "", cost, is_cached=False)
+
+    async def _record_setback(
+        self, intent: CallIntent, reason: str, *, may_be_billed: bool
+    ) -> _Setback:
+        cost = None if may_be_billed else 0.0
+        outcome = CallOutcome(intent.token, intent.request, None, reason, cost, is_usable=False)
+        await self._scribe.write(outcome)
+        return _Setback(reason, may_be_billed)
+
+
+class _StoppedError(Exception):
+    """The batch makes no further calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Setback:
+    """A try without a reply that may be followed by another."""
+
+    reason: str
+    may_be_billed: bool
+
+
+class _Switchboard:
+    """This process's event loop for calls, and what its tasks share: a lane per provider."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.writing = ThreadPoolExecutor(1, "whatchanged-ledger")
+        self._lanes: dict[str, Lane] = {}
+        threading.Thread(
+            target=self.loop.run_forever, name="whatchanged-calls", daemon=True
+        ).start()
+
+    def lane(self, provider: str) -> Lane:
+        return self._lanes.setdefault(provider, Lane())
+
+
+_lock = threading.Lock()
+_current: _Switchboard | None = None
+
+
+def _switchboard() -> _Switchboard:
+    global _current
+    with _lock:
+        if _current is None:
+            _current = _Switchboard()
+        return _current
+
+
+def _forget_after_fork() -> None:
+    # Threads do not survive a fork: a child starts its own.
+    global _lock, _current
+    _lock, _current = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _in_order(keys: Sequence[str], results: dict[str, CallResult]) -> list[CallResult]:
+    """The results in the order of the keys; where a key repeats, only the first one costs."""
+    ordered: list[CallResult] = []
+    seen: set[str] = set()
+    for key in keys:
+        result = results[key]
+        if key in seen:
+            result = replace(result, cost_usd=0.0, is_cached=result.reply is not None)
+        seen.add(key)
+        ordered.append(result)
+    return ordered
+
+
+def _budget_error(
+    held_usd: float, worst_usd: float | None, max_usd: float | None
+) -> BudgetReachedError:
+    return BudgetReachedError(
+        f"expected the run to cost at most budget.max_usd = ${max_usd:,.4f}, found ${held_usd:,.4f}"
+        f" spent or held for calls whose bill is unknown, and the next call could cost"
+        f" ${worst_usd or 0.0:,.4f}: raise budget.max_usd and run again, what was answered is not"
+        " paid for twice"
+    )

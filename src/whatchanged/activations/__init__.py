@@ -1,0 +1,1 @@
+"""Activations of components on texts: processed, grouped, and held against findings."""

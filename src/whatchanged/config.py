@@ -14,7 +14,6 @@ from whatchanged.errors import ConfigError
 # most this many times `texts_per_hypothesis`, where a behaviour is rare or a difference small.
 MAX_GROUP_FACTOR = 4
 
-# Judges and proposers that are models behind an API; all others run in this process.
 API_PROVIDERS = frozenset({"gemini", "openai_compatible"})
 
 Auto = Literal["auto"]
@@ -117,6 +116,7 @@ class ApiConfig(Block):
     hidden reasoning included. `max_concurrency` calls at most are in flight at once.
     """
 
+    provider: str
     model: str | None = None
     endpoint: str | None = None
     key_variable: str | None = None
@@ -124,32 +124,29 @@ class ApiConfig(Block):
     temperature: float = Field(0.0, ge=0)
     max_concurrency: int = Field(32, ge=1)
 
-    def check_model(self, provider: str) -> Self:
-        """This block. Raises ValueError unless it names a model just where `provider` is an API."""
-        if (provider in API_PROVIDERS) == (self.model is not None):
-            return self
-        if self.model is None:
-            raise ValueError(f"{provider} needs `model`, the name of a model of that provider")
-        raise ValueError(f"{provider} is local and takes no `model`")
+    @property
+    def is_api(self) -> bool:
+        """Whether the provider is an API; all others run in this process."""
+        return self.provider in API_PROVIDERS
+
+    @model_validator(mode="after")
+    def _api_has_a_model(self) -> Self:
+        if self.is_api and self.model is None:
+            raise ValueError(f"{self.provider} needs `model`, the name of one of its models")
+        if not self.is_api and self.model is not None:
+            raise ValueError(f"{self.provider} is local and takes no `model`")
+        return self
 
 
 class HypothesizeConfig(ApiConfig):
     """Who writes hypotheses: the local proposer alone, or a model asked about every cluster."""
 
-    proposer: Literal["local", "gemini", "openai_compatible"] = "local"
+    provider: Literal["local", "gemini", "openai_compatible"] = Field("local", alias="proposer")
     max_hypotheses: int = Field(60, ge=1)
-
-    @model_validator(mode="after")
-    def _api_has_a_model(self) -> Self:
-        return self.check_model(self.proposer)
 
 
 class JudgeTierConfig(ApiConfig):
     provider: Literal["lexical", "embedding", "gemini", "openai_compatible"]
-
-    @model_validator(mode="after")
-    def _api_has_a_model(self) -> Self:
-        return self.check_model(self.provider)
 
 
 class JudgeConfig(Block):
@@ -228,12 +225,12 @@ class AuditConfig(Block):
     @property
     def apis(self) -> dict[str, ApiConfig]:
         """The blocks that name a model behind an API, by dotted key; none for a local audit."""
-        blocks: dict[str, tuple[str, ApiConfig]] = {
-            "hypothesize": (self.hypothesize.proposer, self.hypothesize),
-            "judge.cheap": (self.judge.cheap.provider, self.judge.cheap),
-            "judge.expensive": (self.judge.expensive.provider, self.judge.expensive),
+        blocks: dict[str, ApiConfig] = {
+            "hypothesize": self.hypothesize,
+            "judge.cheap": self.judge.cheap,
+            "judge.expensive": self.judge.expensive,
         }
-        return {key: api for key, (name, api) in blocks.items() if name in API_PROVIDERS}
+        return {key: api for key, api in blocks.items() if api.is_api}
 
     def n_screen_texts(self, n_prompts: int) -> int:
         """Short texts of the screen on each of `n_prompts` discovery prompts and side: at most a

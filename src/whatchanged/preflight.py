@@ -7,6 +7,7 @@ from pathlib import Path
 from whatchanged.cluster import check_n_clusters
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig
+from whatchanged.models.loading import check_apis
 from whatchanged.models.weights import resolve_model
 from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.store.runs import RunFolder
@@ -22,7 +23,7 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     """Nothing, where the audit can start.
 
     Raises InputError, ConfigError or MissingDependencyError for prompts, models, a number of
-    clusters, a ground truth or a run folder that cannot be used.
+    clusters, a ground truth, a run folder, a key or a price that cannot be used.
     """
     RunFolder.check(run_dir)
     rows = read_prompts(config.prompts.file)
@@ -37,3 +38,4 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     read_ground_truth(config.report.ground_truth)
     for side in (config.base, config.intervention):
         resolve_model(side.model, side.revision)
+    check_apis(config)

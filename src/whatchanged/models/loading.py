@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import (
-    API_PROVIDERS,
     ApiConfig,
     AuditConfig,
     BudgetConfig,
@@ -23,7 +22,7 @@ from whatchanged.config import (
     JudgeTierConfig,
     ModelConfig,
 )
-from whatchanged.errors import UsageError
+from whatchanged.errors import ConfigError, UsageError
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.weights import resolve_model
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from whatchanged.models.calling import Caller
     from whatchanged.models.chat import ChatProvider
     from whatchanged.models.rubric import Asking
+    from whatchanged.models.secret import Secret
     from whatchanged.models.transformers_decoder import TransformersDecoder
 
 # Two threads that ask for the same model must not load it twice.
@@ -62,10 +62,10 @@ def describe_embedder(embed: EmbedConfig) -> str:
 
 def describe_judge(tier: JudgeTierConfig, embed: EmbedConfig) -> str:
     """The name of a judge."""
-    if tier.provider in API_PROVIDERS:
+    if tier.is_api:
         from whatchanged.models import rubric
 
-        return _named(rubric=rubric.VERSION, **_describe_api(tier, tier.provider))
+        return _named(rubric=rubric.VERSION, **_describe_api(tier))
     weights = describe_embedder(embed) if tier.provider == "embedding" else None
     return _named(provider=tier.provider, weights=weights, scheme=1)
 
@@ -106,13 +106,13 @@ def describe_proposer(config: HypothesizeConfig, embed: EmbedConfig) -> str:
     from whatchanged.models.local_proposer import LocalProposer
 
     local = LocalProposer().identity
-    if config.proposer == "local":
+    if not config.is_api:
         return local
     return _named(
         version=llm_proposer.VERSION,
         local=local,
         embedder=describe_embedder(embed),
-        **_describe_api(config, config.proposer),
+        **_describe_api(config),
     )
 
 
@@ -120,10 +120,10 @@ def load_judge(
     tier: JudgeTierConfig, config: AuditConfig, ledger: CallLedger | None = None
 ) -> Judge:
     """The judge of one tier. Calls to an API go through the ledger, which local judges need not."""
-    if tier.provider in API_PROVIDERS:
+    if tier.is_api:
         from whatchanged.models.llm_judge import LlmJudge
 
-        caller = load_caller(tier, tier.provider, config.budget, ledger)
+        caller = load_caller(tier, config.budget, ledger)
         return LlmJudge(caller, _asking(tier, caller.provider.identity, config.seed))
     if tier.provider == "lexical":
         from whatchanged.models.lexical_judge import LexicalJudge
@@ -139,11 +139,11 @@ def load_proposer(config: AuditConfig, ledger: CallLedger | None = None) -> Prop
     from whatchanged.models.local_proposer import LocalProposer
 
     own = config.hypothesize
-    if own.proposer == "local":
+    if not own.is_api:
         return LocalProposer()
     from whatchanged.models import llm_proposer
 
-    caller = load_caller(own, own.proposer, config.budget, ledger)
+    caller = load_caller(own, config.budget, ledger)
     return llm_proposer.LlmProposer(
         call=caller,
         asking=_asking(own, caller.provider.identity, config.seed),
@@ -153,22 +153,20 @@ def load_proposer(config: AuditConfig, ledger: CallLedger | None = None) -> Prop
     )
 
 
-def load_caller(
-    api: ApiConfig, provider: str, budget: BudgetConfig, ledger: CallLedger | None
-) -> Caller:
+def load_caller(api: ApiConfig, budget: BudgetConfig, ledger: CallLedger | None) -> Caller:
     """What calls a provider within its limits and the budget. Raises MissingDependencyError for a
     package or a key that is not there, ConfigError for prices that cannot be read, UsageError
     without a ledger."""
     from whatchanged.models.calling import Caller, CallLimits
 
     if ledger is None:
-        raise UsageError(f"expected a ledger for the calls to {provider}, found none: pass one")
+        raise UsageError(f"expected a ledger for the calls to {api.provider}, found none: pass one")
     from whatchanged.models.llm_judge import is_settled
     from whatchanged.models.prices import cost_usd, load_prices, max_cost_usd
 
     table = load_prices(Path(budget.prices) if budget.prices else None)
     with _LOADING:
-        opened = _provider(provider, api.endpoint, api.key_variable)
+        opened = _provider(api.provider, api.endpoint, api.key_variable)
     return Caller(
         opened,
         ledger,
@@ -180,6 +178,24 @@ def load_caller(
     )
 
 
+def check_apis(config: AuditConfig) -> None:
+    """Nothing, where every API of the config has its key, and its price where the budget needs one.
+
+    Raises MissingDependencyError for a key, ConfigError for prices or a price that is not there.
+    """
+    from whatchanged.models.prices import load_prices
+
+    prices = load_prices(Path(config.budget.prices) if config.budget.prices else None)
+    for name, api in config.apis.items():
+        _read_key(api.provider, api.endpoint, api.key_variable)
+        if config.budget.max_usd is not None and api.model not in prices:
+            raise ConfigError(
+                f"{name}.model: expected a price for {api.model!r}, because budget.max_usd is set, "
+                "found none: add it to a file and name that in budget.prices, or set "
+                "budget.max_usd to null"
+            )
+
+
 def _asking(api: ApiConfig, identity: str, seed: int) -> Asking:
     from whatchanged.models.rubric import Asking
 
@@ -187,31 +203,33 @@ def _asking(api: ApiConfig, identity: str, seed: int) -> Asking:
     return Asking(identity, api.model, api.max_tokens, api.temperature, seed)
 
 
-def _describe_api(api: ApiConfig, provider: str) -> dict[str, Any]:
-    named = api.model_dump(include={"model", "endpoint", "max_tokens", "temperature"})
-    return {"provider": provider, **named}
+def _describe_api(api: ApiConfig) -> dict[str, Any]:
+    return api.model_dump(include={"provider", "model", "endpoint", "max_tokens", "temperature"})
 
 
 @lru_cache(maxsize=8)
 def _provider(provider: str, endpoint: str | None, key_variable: str | None) -> ChatProvider:
     """Kept open: connections are worth more than the memory."""
+    from whatchanged.models import gemini, openai_compatible
+
+    key = _read_key(provider, endpoint, key_variable)
+    if provider == "gemini":
+        assert key is not None, "Gemini always needs a key"
+        return gemini.Gemini(key, endpoint=endpoint or gemini.ENDPOINT)
+    return openai_compatible.OpenAICompatible(key, endpoint=endpoint or openai_compatible.ENDPOINT)
+
+
+def _read_key(provider: str, endpoint: str | None, key_variable: str | None) -> Secret | None:
+    from whatchanged.models import gemini, openai_compatible
     from whatchanged.models.secret import secret_from_environment
 
     if provider == "gemini":
-        from whatchanged.models import gemini
-
-        key = secret_from_environment(key_variable or gemini.KEY_VARIABLE)
-        return gemini.Gemini(key, endpoint=endpoint or gemini.ENDPOINT)
-    from whatchanged.models import openai_compatible
-
-    # OpenAI's key goes to OpenAI alone: for another address, the config names the key, or there is
-    # none.
+        return secret_from_environment(key_variable or gemini.KEY_VARIABLE)
+    # OpenAI's key goes to OpenAI alone: for another address the config names the key, or none is
+    # sent.
     if endpoint is not None and key_variable is None:
-        return openai_compatible.OpenAICompatible(None, endpoint=endpoint)
-    secret = secret_from_environment(key_variable or openai_compatible.KEY_VARIABLE)
-    return openai_compatible.OpenAICompatible(
-        secret, endpoint=endpoint or openai_compatible.ENDPOINT
-    )
+        return None
+    return secret_from_environment(key_variable or openai_compatible.KEY_VARIABLE)
 
 
 @lru_cache(maxsize=2)

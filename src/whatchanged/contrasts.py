@@ -177,23 +177,27 @@ def choose_diverse(
     max_chosen: int,
     strength_given: Callable[[int, int], float],
     floor: float,
+    *,
+    is_last: Sequence[bool],
 ) -> list[int]:
     """Indices of at most `max_chosen` strong candidates that do not repeat each other.
 
     Greedy: the next is the candidate with the largest strength that is left given each chosen one
     (`strength_given(candidate, chosen)`); below `floor` it is explained, and left out. What is left
     only shrinks as more are chosen, so a candidate is looked at again only when it comes first.
+    Those of `is_last` come after all others, whatever their strength: they can be explained, and
+    explain only each other.
     """
-    heap = [(-strength, index, 0) for index, strength in enumerate(strengths)]
+    heap = [(is_last[index], -strength, index, 0) for index, strength in enumerate(strengths)]
     heapq.heapify(heap)
     chosen: list[int] = []
     while heap and len(chosen) < max_chosen:
-        negative, index, n_seen = heapq.heappop(heap)
+        late, negative, index, n_seen = heapq.heappop(heap)
         if -negative < floor:
-            break
+            continue
         if n_seen == len(chosen):
             chosen.append(index)
             continue
         left = min(-negative, *(strength_given(index, other) for other in chosen[n_seen:]))
-        heapq.heappush(heap, (-left, index, len(chosen)))
+        heapq.heappush(heap, (late, -left, index, len(chosen)))
     return chosen

@@ -16,6 +16,7 @@ from whatchanged.contrasts import choose_diverse, strength_left
 from whatchanged.models.criteria import (
     are_free_words,
     can_explain,
+    is_readable,
     kind_of,
     may_mirror,
     preference,
@@ -63,6 +64,8 @@ def propose_all(
         max_hypotheses,
         lambda one, other: _strength_given(candidates[one], candidates[other]),
         _MIN_STRENGTH_LEFT,
+        # Grammar alone ("my") often joins several changes, and would explain them all away.
+        is_last=[not is_readable(c.proposal.criterion) for c in candidates],
     )
     kept = [_name_cluster(candidates[i], contrasts, texts) for i in chosen]
     kept.sort(key=_rank)

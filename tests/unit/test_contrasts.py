@@ -91,13 +91,28 @@ def test_both_halves_of_a_replaced_wording_are_kept_and_collateral_losses_are_no
 def test_a_strong_repetition_does_not_take_the_place_of_a_weak_novelty():
     left = {(1, 0): 0.5, (2, 0): 4.0, (2, 1): 4.0, (1, 2): 9.0}
 
-    chosen = choose_diverse([10.0, 9.0, 4.0], 2, lambda one, other: left[one, other], 2.0)
+    chosen = choose_diverse(
+        [10.0, 9.0, 4.0], 2, lambda one, other: left[one, other], 2.0, is_last=[False] * 3
+    )
 
     assert chosen == [0, 2]
 
 
 def test_candidates_below_the_floor_are_left_out():
-    assert choose_diverse([1.0, 3.0], 5, lambda one, other: 9.0, 2.0) == [1]
+    assert choose_diverse([1.0, 3.0], 5, lambda one, other: 9.0, 2.0, is_last=[False] * 2) == [1]
+
+
+def test_what_comes_last_is_explained_by_others_and_explains_none_of_them():
+    left = {(0, 1): 1.0, (1, 0): 1.0, (2, 0): 5.0, (2, 1): 6.0}
+    strengths = [9.0, 4.0, 7.0]
+
+    def choose(is_last):
+        return choose_diverse(
+            strengths, 3, lambda one, other: left.get((one, other), 8.0), 2.0, is_last=is_last
+        )
+
+    assert choose([False] * 3) == [0, 2]
+    assert choose([True, False, False]) == [2, 1]
 
 
 def test_pairs_that_agree_say_nothing():

@@ -180,8 +180,9 @@ def are_free_words(text: str, other: str) -> bool:
 
 
 def may_mirror(text: str, other: str) -> bool:
-    """Whether two criteria can be the two halves of a replaced wording, each worth saying."""
-    return kind_of(text) == kind_of(other) == "wording" and is_readable(text)
+    """Whether two criteria can be the two halves of a replacement, each worth saying. A length is
+    no half: whatever was replaced brings it along."""
+    return "length" not in (kind_of(text), kind_of(other)) and is_readable(text)
 
 
 def preference(text: str) -> float:

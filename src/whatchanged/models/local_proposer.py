@@ -23,6 +23,7 @@ from whatchanged.models.criteria import (
     HasSentence,
     HasSign,
     can_explain,
+    is_readable,
     may_mirror,
     preference,
     write_claim,
@@ -173,7 +174,8 @@ def _choose(
         keep_mirrored = may_mirror(names[one], names[other])
         return strength_left(*held, *by, is_paired=sides.is_paired, keep_mirrored=keep_mirrored)
 
-    chosen = choose_diverse(strengths, max_proposals, strength_given, floor)
+    is_last = [not is_readable(name) for name in names]
+    chosen = choose_diverse(strengths, max_proposals, strength_given, floor, is_last=is_last)
     return [candidates[i] for i in chosen]
 
 

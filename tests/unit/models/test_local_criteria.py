@@ -155,9 +155,10 @@ def test_quotations_may_be_straight_or_curly():
     assert quotations("says nothing") == ()
 
 
-def test_only_wordings_come_in_replaced_halves():
+def test_a_length_is_no_half_of_a_replacement():
     tick, tock = (write_criterion(HasPhrase(word)) for word in ("tick", "tock"))
     assert may_mirror(tick, tock)
     assert not may_mirror(write_criterion(HasPhrase("of the")), tock)
     assert not may_mirror(write_criterion(HasLength("at most", 9)), tock)
-    assert not may_mirror(tick, write_criterion(HasFeature("question")))
+    assert not may_mirror(tick, write_criterion(HasLength("at least", 9)))
+    assert may_mirror(write_criterion(HasFeature("question")), tick)

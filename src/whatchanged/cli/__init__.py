@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import cyclopts
 from cyclopts import Parameter
@@ -97,6 +97,41 @@ def report(run: Annotated[Path, Parameter(name="RUN", help="A run folder.")], /)
     from whatchanged.cli.finished import render_report
 
     return render_report(run)
+
+
+@app.command
+def export(
+    run: Annotated[Path, Parameter(name="RUN", help="A run folder.")],
+    /,
+    *,
+    format: Annotated[
+        Literal["folder", "html"], Parameter(help="A folder with every text, or one HTML file.")
+    ] = "folder",
+    out: Annotated[
+        Path | None, Parameter(help="Where; by default dashboard/ or dashboard.html in the run.")
+    ] = None,
+) -> int:
+    """Writes the dashboard of a finished run: it opens by double-click, without a network."""
+    from whatchanged.cli.export import export_run
+
+    return export_run(run, format, out)
+
+
+@app.command
+def dashboard(
+    run: Annotated[Path, Parameter(name="RUN", help="A run folder, finished or in progress.")],
+    /,
+    *,
+    port: Annotated[int, Parameter(help="Port; 0 takes a free one.")] = 0,
+    host: Annotated[
+        str | None,
+        Parameter(help="Another address than this machine's own; readers then need a token."),
+    ] = None,
+) -> int:
+    """Serves the dashboard of a run on this machine, live while the run is in progress."""
+    from whatchanged.cli.dashboard import serve_run
+
+    return serve_run(run, port=port, host=host)
 
 
 @app.command

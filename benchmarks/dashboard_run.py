@@ -1,0 +1,286 @@
+"""An invented run as large as the dashboard is meant for: what its benchmark and its tests open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whatchanged.dashboard.pack import Pack
+from whatchanged.keys import content_keys
+
+SIDES = np.array(["base", "intervention"], dtype=object)
+# One word that stands in one text of a thousand: what the search looks for.
+RARE = "quokka"
+_SYLLABLES = ("ba", "ke", "lo", "mi", "nu", "ra", "se", "to", "vi", "zo", "dar", "fen")
+_PROMPTS_PER_CLUSTER = 10
+_SENTENCES_PER_CLUSTER = 40
+
+
+@dataclass(frozen=True)
+class InventedRun:
+    """A run that nobody made, with every table that a pack reads."""
+
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    findings: list[dict[str, Any]]
+    null_findings: list[dict[str, Any]]
+    texts: pd.DataFrame
+    segments: pd.DataFrame
+    prompts: pd.DataFrame
+    clusters: pd.DataFrame
+    verdicts: pd.DataFrame
+    map: pd.DataFrame
+    divergence: pd.DataFrame
+    pairs: pd.DataFrame
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+def invent_run(
+    n_texts: int = 200_000,
+    n_clusters: int = 400,
+    *,
+    n_findings: int = 40,
+    n_words: int = 120,
+    one_fresh_in: int = 3,
+    seed: int = 0,
+) -> InventedRun:
+    """A run of this size. One pair of texts in `one_fresh_in` is fresh; the others are of
+    discovery, coupled, and on the map."""
+    rng = np.random.default_rng(seed)
+    prompts = _invent_prompts(n_clusters)
+    is_fresh = np.repeat(np.arange(n_texts // 2) % one_fresh_in == one_fresh_in - 1, 2)
+    texts = _invent_texts(rng, prompts, is_fresh, n_clusters, n_words)
+    findings = _invent_findings(rng, texts, n_findings)
+    return InventedRun(
+        config={
+            "base": {"model": "lab/invented-7b"},
+            "intervention": {"model": "lab/invented-7b-tuned"},
+            "validate": {"alpha": 0.05, "min_effect": 0.01},
+            "judge": {"cheap": {"provider": "lexical"}, "expensive": {"provider": "embedding"}},
+        },
+        summary=_invent_summary(findings, n_texts),
+        findings=findings,
+        null_findings=[
+            {**finding, "id": f"n{i}", "status": "rejected", "effect": 0.002 * (i % 7 - 3)}
+            for i, finding in enumerate(findings)
+        ],
+        texts=texts,
+        segments=_invent_segments(rng, texts, n_clusters),
+        prompts=prompts,
+        clusters=_invent_clusters(rng, texts, n_clusters),
+        verdicts=_invent_verdicts(rng, texts, findings),
+        map=_place(rng, texts, n_clusters),
+        divergence=pd.DataFrame(
+            {
+                "prompt_key": prompts["prompt_key"],
+                "parting": rng.random(len(prompts)),
+                "kl_base": rng.gamma(1.0, 1.0, len(prompts)),
+                "kl_base_se": 0.1,
+            }
+        ),
+        pairs=_pair(texts),
+    )
+
+
+def pack_invented(run: InventedRun) -> Pack:
+    """The pack of an invented run, whose tokens are its words."""
+    return Pack(run, name="invented", created_utc="2026-01-01T00:00:00+00:00",
+                load_pieces=lambda: split_words)  # fmt: skip
+
+
+def split_words(text: str, token_ids: Sequence[int]) -> list[str] | None:
+    """The text in one word per token, each with the space before it."""
+    words = text.split(" ")
+    if len(words) != len(token_ids):
+        return None
+    return [word if i == 0 else f" {word}" for i, word in enumerate(words)]
+
+
+def _invent_prompts(n_clusters: int) -> pd.DataFrame:
+    n = n_clusters * _PROMPTS_PER_CLUSTER
+    wordings = [f"Tell me about subject {i}." for i in range(n)]
+    return pd.DataFrame(
+        {
+            "prompt_key": content_keys("invented prompt", wordings),
+            "prompt": wordings,
+            "group": [f"group {i % 20}" for i in range(n)],
+            "split": ["discovery" if i % 2 else "validation" for i in range(n)],
+        }
+    )
+
+
+def _invent_texts(
+    rng: np.random.Generator,
+    prompts: pd.DataFrame,
+    is_fresh: np.ndarray[Any, Any],
+    n_clusters: int,
+    n_words: int,
+) -> pd.DataFrame:
+    n = len(is_fresh)
+    vocabulary = _invent_words(rng, 4000)
+    drawn = np.minimum(rng.zipf(1.3, (n, n_words)) - 1, len(vocabulary) - 1)
+    lengths = rng.integers(n_words // 2, n_words + 1, n)
+    words = [vocabulary[row[:k]].tolist() for row, k in zip(drawn, lengths, strict=True)]
+    for i in range(0, n, 1000):
+        words[i][0] = RARE
+    cluster = np.repeat(rng.integers(0, n_clusters, n // 2), 2)
+    within = np.repeat(rng.integers(0, _PROMPTS_PER_CLUSTER // 2, n // 2), 2)
+    prompt = cluster * _PROMPTS_PER_CLUSTER + 2 * within + np.where(is_fresh, 0, 1)
+    side = np.arange(n) % 2
+    return pd.DataFrame(
+        {
+            "text_key": content_keys("invented text", (str(i) for i in range(n))),
+            "prompt_key": prompts["prompt_key"].to_numpy()[prompt],
+            "side": SIDES[side],
+            "split": np.where(is_fresh, "validation", "discovery"),
+            "round": np.where(is_fresh, 0, np.arange(n) % 7),
+            "prompt": prompts["prompt"].to_numpy()[prompt],
+            "text": [" ".join(row) for row in words],
+            "n_tokens": lengths,
+            "finish": "stop",
+            "label": np.where(is_fresh, -1, cluster).astype(np.int32),
+            "margin": rng.random(n).astype(np.float32),
+            "logprob_base": np.where(is_fresh, np.nan, -2.0 * lengths),
+            "logprob_intervention": np.where(is_fresh, np.nan, -1.9 * lengths),
+            "token_ids": [list(range(k)) for k in lengths],
+            "differences": [
+                None if fresh else rng.normal(0, 0.5, k).astype(np.float32)
+                for fresh, k in zip(is_fresh, lengths, strict=True)
+            ],
+        }
+    )
+
+
+def _invent_words(rng: np.random.Generator, n: int) -> np.ndarray[Any, Any]:
+    syllables = rng.choice(_SYLLABLES, (4 * n, 3))
+    words = sorted({"".join(row[: 1 + i % 3]) for i, row in enumerate(syllables)})
+    return np.array(rng.permutation(words), dtype=object)
+
+
+def _invent_findings(rng: np.random.Generator, texts: pd.DataFrame, n: int) -> list[dict[str, Any]]:
+    fresh = texts[texts["split"] == "validation"]
+    on = fresh["text_key"][fresh["side"] == "intervention"].to_numpy()
+    findings = []
+    for i in range(n):
+        effect = 0.6 / (1 + i)
+        status = "confirmed" if i < n // 2 else "inconclusive"
+        findings.append(
+            {
+                "id": f"h{i:03d}", "scope": None, "cluster": None,
+                "statement": f"Replies of the intervention more often say ba ({i}).",
+                "criterion": 'The reply contains the word "ba".', "direction": "more",
+                "status": status, "effect": effect, "ci_low": effect - 0.02,
+                "ci_high": effect + 0.02, "share_base": 0.1, "share_intervention": 0.1 + effect,
+                "auc": 0.5 + effect / 2, "p_value": 0.001, "p_adjusted": 0.004, "n_texts": 400,
+                "n_unscored": 0, "incomplete": False, "judge_calls": 440, "cost_usd": 0.0,
+                "supporting": rng.choice(on, min(12, len(on)), replace=False).tolist(),
+                "contradicting": rng.choice(on, min(12, len(on)), replace=False).tolist(),
+                "evidence_terms": ["ba"],
+            }
+        )  # fmt: skip
+    return findings
+
+
+def _invent_summary(findings: list[dict[str, Any]], n_texts: int) -> dict[str, Any]:
+    n_confirmed = sum(finding["status"] == "confirmed" for finding in findings)
+    side = {"n_decoded": n_texts // 2, "n_cached": 0, "n_failed": 0, "n_tokens": 100 * n_texts}
+    return {
+        "decode": {"base": side, "intervention": side},
+        "judge": {
+            tier: {"n_calls": 1000, "n_cached": 0, "n_unscored": 0, "cost_usd": 0.0}
+            for tier in ("cheap", "expensive")
+        },
+        "seconds": {"decode": 120.0, "judge": 60.0},
+        "null_control": {"n_hypotheses": len(findings), "n_confirmed": 0},
+        "n_confirmed": n_confirmed, "failed_items": 0, "n_truncated": 0, "seed": 0,
+        "stop_reason": "text budget reached", "rounds": [], "stages": [], "versions": {},
+    }  # fmt: skip
+
+
+def _invent_segments(
+    rng: np.random.Generator, texts: pd.DataFrame, n_clusters: int
+) -> pd.DataFrame:
+    found = texts[texts["split"] == "discovery"]
+    label = rng.integers(0, n_clusters, (len(found), 4))
+    number = label * _SENTENCES_PER_CLUSTER + rng.integers(0, _SENTENCES_PER_CLUSTER, label.shape)
+    wordings = [f"Sentence {i} of them." for i in range(n_clusters * _SENTENCES_PER_CLUSTER)]
+    keys = np.array(content_keys("segment", wordings), dtype=object)
+    return pd.DataFrame(
+        {
+            "text_key": np.repeat(found["text_key"].to_numpy(), 4),
+            "position": np.tile(np.arange(4), len(found)),
+            "segment_key": keys[number.reshape(-1)],
+            "segment": np.array(wordings, dtype=object)[number.reshape(-1)],
+            "label": label.reshape(-1).astype(np.int32),
+            "margin": rng.random(label.size).astype(np.float32),
+        }
+    )
+
+
+def _invent_clusters(
+    rng: np.random.Generator, texts: pd.DataFrame, n_clusters: int
+) -> pd.DataFrame:
+    rows = []
+    for level, letter in (("text", "t"), ("segment", "s")):
+        for round_index in (5, 6):
+            for label in range(n_clusters):
+                difference = float(rng.normal(0, 0.01))
+                rows.append(
+                    (level, round_index, f"invented-{round_index}-{letter}{label}", label, 160, 150,
+                     0.01, 0.01 + difference, difference, difference - 0.01, difference + 0.01,
+                     0.8, 0.1, label, 0.97, "continued", f"Exemplar of {letter}{label}.")
+                )  # fmt: skip
+    columns = [
+        "level", "round", "cluster", "label", "n_base", "n_intervention", "share_base",
+        "share_intervention", "difference", "ci_low", "ci_high", "cohesion", "silhouette",
+        "lineage", "lineage_share", "origin", "exemplar",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _invent_verdicts(
+    rng: np.random.Generator, texts: pd.DataFrame, findings: list[dict[str, Any]]
+) -> pd.DataFrame:
+    fresh = texts["text_key"][texts["split"] == "validation"].to_numpy()
+    parts = []
+    for finding in findings:
+        quoted = {*finding["supporting"], *finding["contradicting"]}
+        keys = sorted({*rng.choice(fresh, min(400, len(fresh)), replace=False), *quoted})
+        for tier, n in (("cheap", len(keys)), ("expensive", len(keys) // 10)):
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "hypothesis_id": finding["id"], "text_key": keys[:n], "tier": tier,
+                        "judge": f"{tier}/1", "score": rng.random(n), "outcome": "answered",
+                        "reason": "closest: ba" if tier == "expensive" else "", "cost_usd": 0.0,
+                        "is_audit": tier == "expensive",
+                    }
+                )
+            )  # fmt: skip
+    columns = ["hypothesis_id", "text_key", "tier", "judge", "score", "outcome", "reason",
+               "cost_usd", "is_audit"]  # fmt: skip
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _place(rng: np.random.Generator, texts: pd.DataFrame, n_clusters: int) -> pd.DataFrame:
+    found = texts[texts["split"] == "discovery"]
+    centres = rng.normal(0, 10, (n_clusters, 2))
+    xy = centres[found["label"].to_numpy()] + rng.normal(0, 0.8, (len(found), 2))
+    return pd.DataFrame({"text_key": found["text_key"], "x": xy[:, 0], "y": xy[:, 1]})
+
+
+def _pair(texts: pd.DataFrame) -> pd.DataFrame:
+    found = texts[texts["split"] == "discovery"]
+    base, other = found.iloc[::2], found.iloc[1::2]
+    return pd.DataFrame(
+        {
+            "prompt_key": base["prompt_key"].to_numpy(),
+            "text_key_base": base["text_key"].to_numpy(),
+            "text_key_intervention": other["text_key"].to_numpy(),
+            "first_difference": np.arange(len(base)) % 9,
+        }
+    )

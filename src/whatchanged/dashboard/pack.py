@@ -1,0 +1,256 @@
+"""The web pack: a finished run as named parts that a page loads one by one.
+
+Names are `manifest`, `verdict`, `run`, `judges`, `clusters`, `prompt_keys`, and in numbered series
+`hypothesis/0`, `texts/0`, `keys/0`, `segments/0`, `points/0`, `prompts/0`. Later kinds of data
+(activations, features) are further series: a page takes what `manifest.sections` says is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from whatchanged.config import ModelConfig
+from whatchanged.dashboard.columns import encode_part
+from whatchanged.dashboard.judged_parts import Verdicts, encode_hypothesis, encode_judges
+from whatchanged.dashboard.material_parts import (
+    POINTS_PER_PART,
+    PROMPTS_PER_PART,
+    PromptTable,
+    encode_clusters,
+    encode_points,
+    encode_segment_cluster,
+    find_cluster,
+    group_segments,
+    place_points,
+)
+from whatchanged.dashboard.rows import (
+    EVIDENCE_FIELDS,
+    Rows,
+    count_buckets,
+    keep_words,
+    order_texts,
+)
+from whatchanged.dashboard.text_parts import Judgements, Split, encode_key_bucket, encode_shard
+from whatchanged.pages.document import Line
+from whatchanged.pages.headline import explain_nothing, name_models, write_headline
+from whatchanged.report import RunTables
+
+PACK_VERSION = 1
+_NOT_COLLECTED = "This version of whatchanged collects none."
+
+
+class PackedRun(RunTables, Protocol):
+    """A finished run as the pack reads it: `whatchanged.load` gives one."""
+
+    @property
+    def divergence(self) -> pd.DataFrame: ...
+    @property
+    def pairs(self) -> pd.DataFrame: ...
+
+
+class Pack:
+    """A run's parts, each made when it is asked for; the same run gives the same bytes.
+
+    `name` is the run's, `created_utc` when it was finished. `load_pieces` gives the function that
+    cuts texts at their tokens, or the reason why there is none; it is called once, late. With
+    `texts_per_cluster`, only the words of the quoted texts and of that many texts per cluster are
+    in the pack; every number stays that of the whole run.
+    """
+
+    def __init__(
+        self,
+        run: PackedRun,
+        *,
+        name: str,
+        created_utc: str | None = None,
+        load_pieces: Callable[[], Split | str] = lambda: "it was not asked for",
+        texts_per_cluster: int | None = None,
+    ) -> None:
+        self._run, self._name, self._created_utc = run, name, created_utc
+        self._load_pieces, self._per_cluster = load_pieces, texts_per_cluster
+
+    def names(self) -> list[str]:
+        """The names of all parts, the manifest first."""
+        return ["manifest", *self._writers]
+
+    def part(self, name: str) -> bytes:
+        """A part's bytes, not compressed. Raises KeyError for a name that is none."""
+        return self._manifest() if name == "manifest" else self._writers[name]()
+
+    def parts(self) -> Iterator[tuple[str, bytes]]:
+        """Every part by name, the manifest last: where it is, all others are."""
+        for name, write in self._writers.items():
+            yield name, write()
+        yield "manifest", self._manifest()
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Where every text stands."""
+        return order_texts(self._run.texts, self._run.findings)
+
+    @cached_property
+    def _kept(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return keep_words(self.rows, self._per_cluster)
+
+    @cached_property
+    def _writers(self) -> dict[str, Callable[[], bytes]]:
+        run, rows = self._run, self.rows
+        writers: dict[str, Callable[[], bytes]] = {
+            "verdict": self._verdict,
+            "run": self._about,
+            "judges": lambda: encode_judges(self._verdicts, run.config, run.summary),
+            "clusters": lambda: encode_clusters(
+                run.clusters, rows, self._segment_labels, run.findings
+            ),
+            "prompt_keys": lambda: self._prompts.encode_keys(),
+        }
+        series: dict[str, tuple[int, Callable[[int], bytes]]] = {
+            "hypothesis": (len(run.findings), self._hypothesis),
+            "texts": (rows.n_shards, self._shard),
+            "keys": (count_buckets(len(rows.texts)), partial(encode_key_bucket, rows)),
+            "segments": (len(self._segment_labels), self._segment_cluster),
+            "points": (self._n_point_parts, lambda part: encode_points(self._points, part)),
+            "prompts": (self._prompts.n_parts, lambda part: self._prompts.encode(part)),
+        }
+        for kind, (n_parts, write) in series.items():
+            writers |= {f"{kind}/{i}": partial(write, i) for i in range(n_parts)}
+        return writers
+
+    def _manifest(self) -> bytes:
+        run, rows = self._run, self.rows
+        base, intervention = name_models(run.config)
+        pieces = self._pieces
+        values = {
+            "version": PACK_VERSION,
+            "run": self._name,
+            "created_utc": self._created_utc,
+            "models": [base, intervention],
+            "n_texts": len(rows.texts),
+            "n_kept": int(self._kept.sum()),
+            "shards": [int(start) for start in rows.starts],
+            "n_key_buckets": count_buckets(len(rows.texts)),
+            "n_findings": len(run.findings),
+            "n_points": len(self._points["row"]),
+            "n_point_parts": self._n_point_parts,
+            "n_prompts": len(self._prompts.table),
+            "n_prompt_parts": self._prompts.n_parts,
+            "prompts_per_part": PROMPTS_PER_PART,
+            "has_pairs": len(run.pairs) > 0,
+            "no_pieces": pieces if isinstance(pieces, str) else None,
+            "sections": {"activations": _NOT_COLLECTED, "saes": _NOT_COLLECTED},
+        }
+        return encode_part(values, {})
+
+    def _verdict(self) -> bytes:
+        """The findings without their texts, and the report's first lines."""
+        run, headline = self._run, write_headline(self._run)
+        nothing = explain_nothing(run)
+        values = {
+            "headline": headline.verdict,
+            "lead": _spans(headline.lead),
+            "null": _spans(headline.null),
+            "warnings": [_spans(warning) for warning in headline.warnings],
+            "nothing": None if nothing is None else _spans(nothing),
+            "findings": [
+                _without_texts(finding)
+                | {"cluster": find_cluster(finding.get("cluster"), run.clusters)}
+                for finding in run.findings
+            ],
+            "null_findings": [_without_texts(finding) for finding in run.null_findings or ()],
+            "summary": dict(run.summary),
+            "validate": dict(run.config.get("validate") or {}),
+        }
+        return encode_part(values, {})
+
+    def _about(self) -> bytes:
+        manifest = getattr(self._run, "manifest", {})
+        config = yaml.safe_dump(dict(self._run.config), sort_keys=False, allow_unicode=True)
+        values = {
+            "config": config,
+            "summary": dict(self._run.summary),
+            "stages": manifest.get("stages", {}),
+            "files": {
+                name: stated["n_bytes"] for name, stated in manifest.get("files", {}).items()
+            },
+        }
+        return encode_part(values, {})
+
+    def _hypothesis(self, i: int) -> bytes:
+        return encode_hypothesis(self._run.findings[i], self._verdicts, self.rows)
+
+    def _shard(self, i: int) -> bytes:
+        return encode_shard(
+            self.rows,
+            i,
+            prompts=self._prompts.numbers,
+            judgements=self._judgements,
+            split=None if isinstance(self._pieces, str) else self._pieces,
+            kept=self._kept,
+        )
+
+    def _segment_cluster(self, i: int) -> bytes:
+        return encode_segment_cluster(self._segments[self._segment_labels[i]], self.rows)
+
+    @cached_property
+    def _verdicts(self) -> Verdicts:
+        return Verdicts(self._run.verdicts, self._run.findings, self.rows)
+
+    @cached_property
+    def _judgements(self) -> Judgements:
+        return self._verdicts.judgements()
+
+    @cached_property
+    def _segments(self) -> Mapping[int, pd.DataFrame]:
+        return group_segments(self._run.segments, self.rows)
+
+    @property
+    def _segment_labels(self) -> list[int]:
+        return list(self._segments)
+
+    @cached_property
+    def _points(self) -> Mapping[str, np.ndarray[Any, Any]]:
+        return place_points(self._run.map, self.rows)
+
+    @property
+    def _n_point_parts(self) -> int:
+        return -(-len(self._points["row"]) // POINTS_PER_PART)
+
+    @cached_property
+    def _prompts(self) -> PromptTable:
+        return PromptTable(self._run.prompts, self._run.divergence, self._run.pairs, self.rows)
+
+    @cached_property
+    def _pieces(self) -> Split | str:
+        return self._load_pieces()
+
+
+def pack_run(run: Any, *, texts_per_cluster: int | None = None) -> Pack:
+    """The pack of a run that `whatchanged.load` gave; tokens are cut with the base's tokenizer."""
+
+    def load_pieces() -> Split | str:
+        from whatchanged.models.token_pieces import load_token_pieces
+
+        pieces = load_token_pieces(ModelConfig.model_validate(run.config["base"]))
+        return pieces if isinstance(pieces, str) else pieces.split
+
+    return Pack(
+        run,
+        name=run.path.resolve().name,
+        created_utc=run.manifest.get("created_utc"),
+        load_pieces=load_pieces,
+        texts_per_cluster=texts_per_cluster,
+    )
+
+
+def _without_texts(finding: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in finding.items() if name not in EVIDENCE_FIELDS}
+
+
+def _spans(line: Line) -> list[list[str]]:
+    return [[span.text, span.style] for span in line]

@@ -1,0 +1,242 @@
+// The clusters: how both sides are spread over kinds of replies and kinds of sentences.
+import { useMemo } from "preact/hooks";
+import { Effect, Histogram, History, fitScale, makeBins } from "../marks";
+import { count, decimal, interval, isNumber, percent, points, signed } from "../numbers";
+import { loadPart, readRows, shardOf, type TextRow } from "../pack";
+import { Choice, Facts, Failure, Missing, TextList, Waiting, type Context } from "../pieces";
+import { changed, href, numberOf, useRoute } from "../route";
+import { DataTable, type Column } from "../table";
+import { findTerms, Shown } from "../text";
+import { useAsync, usePart } from "../use";
+
+interface Cluster {
+  id: string;
+  level: "text" | "segment";
+  label: number;
+  exemplar: string | null;
+  n_base: number;
+  n_intervention: number;
+  share_base: number | null;
+  share_intervention: number | null;
+  difference: number | null;
+  ci_low: number | null;
+  ci_high: number | null;
+  cohesion: number | null;
+  silhouette: number | null;
+  lineage_share: number | null;
+  rows: [number, number] | null;
+  part: number | null;
+  findings: string[];
+  history: { round: number[]; difference: number[]; ci_low: number[]; ci_high: number[] };
+  ids: string[];
+}
+
+const LEVELS: [string, string][] = [["segment", "sentences"], ["text", "whole replies"]];
+
+export function ClustersScreen() {
+  const { query } = useRoute();
+  const part = usePart("clusters");
+  const level = query.get("level") ?? "segment";
+  const clusters: Cluster[] = part.value?.values.clusters.filter((c: Cluster) => c.level === level) ?? [];
+  const scale = fitScale(clusters.flatMap((c) => [c.ci_low, c.ci_high]));
+  const columns: Column<Cluster>[] = [
+    { key: "example", name: "Most typical", value: (c) => c.exemplar, cell: (c) => <a href={href(["c", c.id])} data-open dir="auto">{c.exemplar ? <Shown text={shorten(c.exemplar)} /> : <Shown text={c.id} />}</a> },
+    { key: "drawn", name: "Difference and 95% interval", value: null, cell: (c) => <Effect scale={scale} effect={c.difference} low={c.ci_low} high={c.ci_high} tone={isClear(c) ? ((c.difference ?? 0) > 0 ? "intervention" : "base") : "muted"} width={170} /> },
+    { key: "size", name: "Size of difference", numeric: true, value: (c) => (isNumber(c.difference) ? Math.abs(c.difference) : null), cell: (c) => points(c.difference, "") },
+    { key: "base", name: "Base", numeric: true, value: (c) => c.n_base, cell: (c) => count(c.n_base) },
+    { key: "intervention", name: "Intervention", numeric: true, value: (c) => c.n_intervention, cell: (c) => count(c.n_intervention) },
+    { key: "cohesion", name: "Cohesion", numeric: true, value: (c) => c.cohesion, cell: (c) => decimal(c.cohesion) },
+    { key: "claims", name: "Claims", numeric: true, value: (c) => c.findings.length, cell: (c) => count(c.findings.length) },
+    { key: "id", name: "Cluster", value: (c) => c.id, cell: (c) => <span class="quiet nowrap"><Shown text={c.id} /></span> },
+  ];
+  return (
+    <>
+      <p class="eyebrow">at the end of discovery{part.value && `, round ${part.value.values.round}`}</p>
+      <h1 tabIndex={-1}>Clusters</h1>
+      <p>Texts were sampled where a difference seemed likely, so these differences are leads for hypotheses, never tests.</p>
+      <Choice name="level" label="Clusters of" options={LEVELS} chosen={level} keys={["1", "2"]} />
+      {part.error && <Failure error={part.error} />}
+      {!part.value && !part.error && <Waiting what="the clusters" />}
+      {part.value && <DataTable caption="Clusters; colour marks intervals that leave out zero" noun={["cluster", "clusters"]} columns={columns} rows={clusters} sort="-size" />}
+    </>
+  );
+}
+
+function isClear(c: Cluster): boolean {
+  return isNumber(c.ci_low) && isNumber(c.ci_high) && (c.ci_low > 0 || c.ci_high < 0);
+}
+
+function shorten(text: string): string {
+  return text.length > 110 ? `${text.slice(0, 109).trimEnd()}…` : text;
+}
+
+export function ClusterScreen({ context, id }: { context: Context; id: string }) {
+  const part = usePart("clusters");
+  if (part.error) return <><h1 tabIndex={-1}>Cluster</h1><Failure error={part.error} /></>;
+  if (!part.value) return <><h1 tabIndex={-1}>Cluster</h1><Waiting what="the clusters" /></>;
+  const all: Cluster[] = part.value.values.clusters;
+  // A claim names the cluster as it was when the claim was made: of an earlier round, perhaps.
+  const cluster = all.find((c) => c.id === id) ?? all.find((c) => c.ids.includes(id));
+  if (!cluster) return <><h1 tabIndex={-1}>No such cluster</h1><Missing>This run ended without a cluster <code><Shown text={id} /></code>. <a href={href(["clusters"])}>All clusters</a></Missing></>;
+  const same = all.filter((c) => c.level === cluster.level);
+  const i = same.indexOf(cluster);
+  const scale = fitScale([cluster.ci_low, cluster.ci_high]);
+  return (
+    <>
+      <p class="eyebrow">
+        <span>cluster <Shown text={cluster.id} />, {cluster.level === "text" ? "whole replies" : "sentences"}</span>
+        {same[i - 1] && <a href={href(["c", same[i - 1].id])} data-key="[">previous</a>}
+        {same[i + 1] && <a href={href(["c", same[i + 1].id])} data-key="]">next</a>}
+      </p>
+      <h1 tabIndex={-1} dir="auto" class="quoted">{cluster.exemplar ? <Shown text={shorten(cluster.exemplar)} /> : <Shown text={cluster.id} />}</h1>
+      {cluster.id !== id && cluster.ids.includes(id) && <p class="callout">This is what became of <Shown text={id} /> by the last round.</p>}
+      <div class="result">
+        <div>
+          <p class="big">{points(cluster.difference)}</p>
+          <p class="quiet">95% interval {interval(cluster.ci_low, cluster.ci_high)}<br />{percent(cluster.share_base)} of base, {percent(cluster.share_intervention)} of intervention</p>
+        </div>
+        <Effect scale={scale} effect={cluster.difference} low={cluster.ci_low} high={cluster.ci_high} tone={isClear(cluster) ? ((cluster.difference ?? 0) > 0 ? "intervention" : "base") : "muted"} />
+        <figure><History history={cluster.history} /><figcaption>difference, round by round</figcaption></figure>
+      </div>
+      <Facts facts={[
+        ["base", count(cluster.n_base)], ["intervention", count(cluster.n_intervention)],
+        ["cohesion", decimal(cluster.cohesion)], ["silhouette", decimal(cluster.silhouette)],
+        ["kept from the round before", percent(cluster.lineage_share, 0)],
+        ["claims", cluster.findings.length ? cluster.findings.map((f) => <a href={href(["h", f])}><Shown text={f} /> </a>) : "none"],
+        ["components", context.manifest.sections.activations ? "not collected in this run" : ""],
+      ]} />
+      {cluster.level === "text"
+        ? <TextsOf context={context} cluster={cluster} />
+        : <SentencesOf context={context} cluster={cluster} />}
+    </>
+  );
+}
+
+const ORDERS: [string, string][] = [["central", "central first"], ["boundary", "boundary first"], ["random", "random"]];
+const SIDE_CHOICES: [string, string][] = [["both", "both"], ["base", "base"], ["intervention", "intervention"]];
+
+function TextsOf({ context, cluster }: { context: Context; cluster: Cluster }) {
+  const { query } = useRoute();
+  const [start, end] = cluster.rows ?? [0, 0];
+  const { shards } = context.manifest;
+  const found = useAsync(async () => {
+    if (start === end) return [];
+    const [first, last] = [shardOf(shards, start), shardOf(shards, end - 1)];
+    const parts = await Promise.all(Array.from({ length: last - first + 1 }, (_, i) => loadPart(`texts/${first + i}`)));
+    return parts.flatMap(readRows).filter((row) => row.row >= start && row.row < end);
+  }, [start, end, shards]);
+  if (found.error) return <Failure error={found.error} />;
+  if (!found.value) return <Waiting what={`${count(end - start)} texts`} />;
+  if (!found.value.length) return <Missing>This cluster holds no text.</Missing>;
+  return <Filtered context={context} texts={found.value} query={query} />;
+}
+
+const FIGURES: { key: string; title: string; of: (row: TextRow) => number; show?: (v: number) => string }[] = [
+  { key: "margin", title: "Nearness to another cluster: 0 centre, 1 boundary", of: (r) => r.margin },
+  { key: "length", title: "Tokens", of: (r) => r.nTokens, show: (v) => v.toFixed(0) },
+  { key: "nats", title: "Log-probability difference per token (nats)", of: (r) => (r.logprobs[1] - r.logprobs[0]) / Math.max(1, r.nTokens), show: (v) => signed(v) },
+];
+
+function Filtered({ context, texts, query }: { context: Context; texts: TextRow[]; query: URLSearchParams }) {
+  const side = query.get("side") ?? "both";
+  const order = query.get("order") ?? "central";
+  const sides = texts.map((t) => t.side);
+  const histograms = FIGURES.map((figure) => ({ ...figure, bins: makeBins(texts.map(figure.of), sides) }));
+  const kept = texts.filter((t) => (side === "both" || (side === "base") === (t.side === 0))
+    && histograms.every(({ key, of, bins }) => {
+      const bin = bins[numberOf(query, key, -1)];
+      return !bin || (of(t) >= bin.low && (of(t) < bin.high || bin === bins[bins.length - 1]));
+    }));
+  const sorted = order === "random" ? [...kept].sort((a, b) => (a.key.slice(-8) < b.key.slice(-8) ? -1 : 1))
+    : [...kept].sort((a, b) => (order === "boundary" ? b.margin - a.margin : a.margin - b.margin));
+  return (
+    <>
+      <h2>What both sides look like here</h2>
+      <p class="quiet">A bar is a filter: choose it to see its texts below. Colour and order are those of the sides, base below.</p>
+      <div class="histograms">
+        {histograms.map(({ key, title, bins, show }) => bins.length > 0 && (
+          <Histogram title={title} bins={bins} show={show} chosen={query.has(key) ? numberOf(query, key, 0) : null}
+            link={(bin) => changed({ [key]: bin, page: null })} />
+        ))}
+      </div>
+      <TopWords texts={texts} />
+      <h2>Texts <span class="quiet">{count(kept.length)} of {count(texts.length)}</span></h2>
+      <div class="controls">
+        <Choice name="side" label="Side" options={SIDE_CHOICES} chosen={side} keys={["3", "1", "2"]} />
+        <Choice name="order" label="Order" options={ORDERS} chosen={order} />
+      </div>
+      {kept.length === 0 ? <Missing>No text passes these filters. <a href={changed({ side: null, margin: null, length: null, nats: null })}>Clear them</a></Missing>
+        : <TextList manifest={context.manifest} rows={sorted.map((t) => t.row)} />}
+    </>
+  );
+}
+
+const N_WORDS = 12;
+
+/** Words by the number of texts that hold them, most uneven between the sides first. */
+export function uneven(texts: TextRow[]): { word: string; counts: [number, number] }[] {
+  const found = new Map<string, [number, number]>();
+  for (const t of texts) {
+    const words = new Set((t.text ?? "").toLowerCase().match(/[\p{L}\p{N}'\u2019]{2,}/gu) ?? []);
+    for (const word of words) {
+      const counts = found.get(word) ?? [0, 0];
+      counts[t.side]++;
+      found.set(word, counts);
+    }
+  }
+  const n = [0, 1].map((side) => Math.max(1, texts.filter((t) => t.side === side).length));
+  const gap = ([a, b]: [number, number]): number => b / n[1] - a / n[0];
+  return [...found].map(([word, counts]) => ({ word, counts }))
+    .sort((a, b) => Math.abs(gap(b.counts)) - Math.abs(gap(a.counts)) || (a.word < b.word ? -1 : 1));
+}
+
+function TopWords({ texts }: { texts: TextRow[] }) {
+  const words = useMemo(() => uneven(texts).slice(0, N_WORDS), [texts]);
+  const n = [0, 1].map((side) => texts.filter((t) => t.side === side).length);
+  if (!words.length) return null;
+  return (
+    <details>
+      <summary>Words that the sides use most unevenly</summary>
+      <div class="wrap" tabIndex={0} role="region" aria-label="Uneven words">
+        <table><caption>Texts of this cluster that hold the word</caption>
+          <thead><tr><th scope="col">Word</th><th scope="col" class="n">Base</th><th scope="col" class="n">Intervention</th></tr></thead>
+          <tbody>{words.map(({ word, counts }) => <tr><th scope="row"><Shown text={word} /></th>{counts.map((c, side) => <td class="n">{count(c)} <span class="quiet">({percent(n[side] ? c / n[side] : null, 0)})</span></td>)}</tr>)}</tbody>
+        </table>
+      </div>
+    </details>
+  );
+}
+
+interface Sentence { i: number; text: string; base: number; intervention: number }
+
+function SentencesOf({ context, cluster }: { context: Context; cluster: Cluster }) {
+  const { query } = useRoute();
+  const part = usePart(`segments/${cluster.part}`);
+  if (cluster.part === null) return <Missing>No sentence stands in this cluster.</Missing>;
+  if (part.error) return <Failure error={part.error} />;
+  if (!part.value) return <Waiting what="the sentences" />;
+  const { values, columns } = part.value;
+  const sentences: Sentence[] = values.sentences.map((text: string, i: number) => ({ i, text, base: columns.n_base[i], intervention: columns.n_intervention[i] }));
+  const chosen = query.has("s") ? sentences[numberOf(query, "s", 0)] : undefined;
+  const table: Column<Sentence>[] = [
+    { key: "sentence", name: "Sentence", value: (s) => s.text, cell: (s) => <a href={changed({ s: s.i, texts: null })} data-open aria-current={s === chosen ? "true" : undefined} dir="auto"><Shown text={s.text} /></a> },
+    { key: "base", name: "Base", numeric: true, value: (s) => s.base, cell: (s) => count(s.base) },
+    { key: "intervention", name: "Intervention", numeric: true, value: (s) => s.intervention, cell: (s) => count(s.intervention) },
+    { key: "more", name: "More in intervention", numeric: true, value: (s) => s.intervention - s.base, cell: (s) => signed(s.intervention - s.base, 0) },
+  ];
+  const rows = chosen ? [...new Set(Array.from(columns.at_row).filter((_, j) => columns.at_sentence[j] === chosen.i))] : [];
+  return (
+    <>
+      <h2>Sentences</h2>
+      {values.n_left_out > 0 && <p class="callout">{count(values.n_left_out)} further occurrences, the ones furthest from the centre, are counted but cannot be opened here.</p>}
+      <DataTable caption="Distinct sentences; choose one to read the texts that hold it" noun={["sentence", "sentences"]} columns={table} rows={sentences} sort="" />
+      {chosen && (
+        <section aria-live="polite">
+          <h2>Texts with <q dir="auto"><Shown text={shorten(chosen.text)} /></q> <span class="quiet">{count(rows.length)}</span></h2>
+          <TextList manifest={context.manifest} rows={rows} name="texts" marks={(text) => findTerms(text, [chosen.text])} />
+        </section>
+      )}
+    </>
+  );
+}
+

@@ -1,0 +1,190 @@
+// Prompts by how far the models are apart on them, and both sides of one prompt side by side.
+import { Choice, Facts, Failure, Missing, Quote, Side, TextList, Waiting, textLink, type Context } from "../pieces";
+import { count, decimal, isNumber, percent } from "../numbers";
+import { findKey, loadPart, type Part, type TextRow } from "../pack";
+import { changed, href, numberOf, setState, useRoute } from "../route";
+import { DataTable, type Column } from "../table";
+import { Shown } from "../text";
+import { commonStart, diffWords } from "../diff";
+import { keyAt } from "../pack";
+import { useAsync, usePart, useParts, useRows } from "../use";
+
+interface Prompt {
+  number: number;
+  prompt: string;
+  group: string;
+  split: string;
+  parting?: number | null;
+  kl_base?: number | null;
+  kl_intervention?: number | null;
+  n_pairs?: number | null;
+  n_differing?: number | null;
+  n_texts: number;
+}
+
+export function PromptsScreen({ context }: { context: Context }) {
+  const parts = useParts("prompts", context.manifest.n_prompt_parts);
+  const keys = usePart("prompt_keys");
+  const error = parts.error ?? keys.error;
+  const prompts: Prompt[] = parts.value?.flatMap(({ values, columns }) => values.prompts.map((p: any, i: number) => ({
+    ...p, number: values.start + i, n_texts: columns.text_start[i + 1] - columns.text_start[i],
+  }))) ?? [];
+  const link = (p: Prompt): string => href(["p", keyAt(keys.value!.columns.key as Uint8Array, p.number)]);
+  const columns: Column<Prompt>[] = [
+    { key: "prompt", name: "Prompt", value: (p) => p.prompt, cell: (p) => <a href={link(p)} data-open dir="auto"><Shown text={shorten(p.prompt)} /></a> },
+    { key: "group", name: "Group", value: (p) => p.group, cell: (p) => <Shown text={p.group} /> },
+    { key: "used", name: "Used for", value: (p) => p.split, cell: (p) => (p.split === "validation" ? "tests" : "discovery") },
+    { key: "texts", name: "Texts", numeric: true, value: (p) => p.n_texts, cell: (p) => count(p.n_texts) },
+    { key: "parting", name: "Models part", numeric: true, value: (p) => p.parting, cell: (p) => isNumber(p.parting) ? percent(p.parting, 0) : <span class="quiet">not scored</span> },
+    { key: "kl", name: "KL from base", numeric: true, value: (p) => p.kl_base, cell: (p) => isNumber(p.kl_base) ? `${decimal(p.kl_base)} nats` : "" },
+    { key: "differ", name: "Pairs that differ", numeric: true, value: (p) => (p.n_pairs ? p.n_differing! / p.n_pairs : null), cell: (p) => p.n_pairs ? `${count(p.n_differing)} of ${count(p.n_pairs)}` : "" },
+  ];
+  return (
+    <>
+      <h1 tabIndex={-1}>Prompts</h1>
+      <p>How far the two models are apart on each prompt. “Models part” is about the probability that the two, coupled as tightly as they can be, write different texts.</p>
+      {error && <Failure error={error} />}
+      {!error && (!parts.value || !keys.value) && <Waiting what="the prompts" />}
+      {parts.value && keys.value && <DataTable caption="Furthest apart first" noun={["prompt", "prompts"]} columns={columns} rows={prompts} sort="" />}
+    </>
+  );
+}
+
+function shorten(text: string): string {
+  const line = text.trim().replace(/\s+/g, " ");
+  return line.length > 120 ? `${line.slice(0, 119)}…` : line || "(empty prompt)";
+}
+
+export function PromptScreen({ context, id }: { context: Context; id: string }) {
+  const found = useAsync(async () => {
+    const keys = await loadPart("prompt_keys");
+    const number = /^[0-9a-f]{32,64}$/.test(id) ? findKey(keys.columns.key as Uint8Array, id) : -1;
+    if (number < 0) return null;
+    return { part: await loadPart(`prompts/${Math.floor(number / context.manifest.prompts_per_part)}`), number, keys };
+  }, [context.manifest, id]);
+  if (found.error) return <><h1 tabIndex={-1}>Prompt</h1><Failure error={found.error} /></>;
+  if (found.value === undefined) return <><h1 tabIndex={-1}>Prompt</h1><Waiting what="the prompt" /></>;
+  if (found.value === null) return <><h1 tabIndex={-1}>No such prompt</h1><Missing>This run holds no prompt with the key <code><Shown text={id} /></code>. <a href={href(["prompts"])}>All prompts</a></Missing></>;
+  return <Known context={context} {...found.value} />;
+}
+
+interface Pair { base: number; intervention: number; first: number }
+
+function pairsOf(part: Part, i: number): Pair[] {
+  const { columns: c } = part;
+  return Array.from(c.pair_prompt).flatMap((p, j) => p === i ? [{ base: c.pair_base[j], intervention: c.pair_intervention[j], first: c.pair_first[j] }] : []);
+}
+
+function Known({ context, part, number, keys }: { context: Context; part: Part; number: number; keys: Part }) {
+  const { query } = useRoute();
+  const i = number - part.values.start;
+  const prompt = part.values.prompts[i];
+  const { columns: c } = part;
+  const rows = Array.from(c.text_row.subarray(c.text_start[i], c.text_start[i + 1]));
+  const sides = Array.from(c.text_side.subarray(c.text_start[i], c.text_start[i + 1]));
+  const bySide = [0, 1].map((side) => rows.filter((_, j) => (sides[j] ? 1 : 0) === side));
+  const coupled = pairsOf(part, i);
+  // Those that differ first: identical pairs have nothing to show.
+  const pairs = [...coupled.filter((p) => p.first >= 0), ...coupled.filter((p) => p.first < 0)];
+  const link = (n: number): string => href(["p", keyAt(keys.columns.key as Uint8Array, n)]);
+  const shown: Pair | undefined = pairs.length ? pairs[Math.min(numberOf(query, "pair", 0), pairs.length - 1)]
+    : bySide[0].length && bySide[1].length ? { base: pick(bySide[0], query, "b"), intervention: pick(bySide[1], query, "i"), first: -2 } : undefined;
+  return (
+    <>
+      <p class="eyebrow">
+        <span>prompt of group <Shown text={String(prompt.group ?? "none")} />, used for {prompt.split === "validation" ? "the tests" : "discovery"}</span>
+        {number > 0 && <a href={link(number - 1)} data-key="[">previous</a>}
+        {number + 1 < context.manifest.n_prompts && <a href={link(number + 1)} data-key="]">next</a>}
+      </p>
+      <h1 tabIndex={-1} class="quoted" dir="auto"><Shown text={prompt.prompt.trim() || "(empty prompt)"} /></h1>
+      <Facts facts={[
+        ["texts", `${count(bySide[0].length)} base, ${count(bySide[1].length)} intervention`],
+        ["models part", isNumber(prompt.parting) ? percent(prompt.parting) : "not scored"],
+        ["KL from base", isNumber(prompt.kl_base) ? `${decimal(prompt.kl_base)} ± ${decimal(prompt.kl_base_se)} nats` : "not scored"],
+        ["KL from intervention", isNumber(prompt.kl_intervention) ? `${decimal(prompt.kl_intervention)} ± ${decimal(prompt.kl_intervention_se)} nats` : "not scored"],
+        ["pairs that differ", coupled.length ? `${count(coupled.filter((p) => p.first >= 0).length)} of ${count(coupled.length)}` : "no coupled pairs"],
+      ]} />
+      {shown ? <SideBySide context={context} pair={shown} /> : <Missing>This prompt has texts of {bySide[0].length ? "the base" : bySide[1].length ? "the intervention" : "neither side"} only, so there is nothing to lay side by side.</Missing>}
+      {pairs.length > 0 && <PairStrip pairs={pairs} chosen={Math.min(numberOf(query, "pair", 0), pairs.length - 1)} />}
+      {rows.length > 0 && (
+        <details open={query.has("all")} onToggle={(e) => e.currentTarget.open !== query.has("all") && setState({ all: e.currentTarget.open ? 1 : null }, { replace: true })}>
+          <summary>All {count(rows.length)} texts of this prompt</summary>
+          {query.has("all") && <TextList manifest={context.manifest} rows={[...bySide[0], ...bySide[1]]} />}
+        </details>
+      )}
+    </>
+  );
+}
+
+function pick(rows: number[], query: URLSearchParams, name: string): number {
+  return rows[Math.min(numberOf(query, name, 0), rows.length - 1)];
+}
+
+function PairStrip({ pairs, chosen }: { pairs: Pair[]; chosen: number }) {
+  const longest = Math.max(1, ...pairs.map((p) => p.first));
+  return (
+    <nav aria-label="Pairs of texts with the same random numbers">
+      <p class="quiet">{count(pairs.length)} pairs of texts with the same random numbers, those that differ first. The bar is how far they run together.</p>
+      <ol class="strip">
+        {pairs.map((pair, i) => (
+          <li><a href={changed({ pair: i === 0 ? null : i })} aria-current={i === chosen ? "true" : undefined}
+            aria-label={pair.first < 0 ? `pair ${i + 1}, identical` : `pair ${i + 1}, differs from token ${pair.first + 1}`}>
+            <svg viewBox="0 0 46 8" width="46" height="8" aria-hidden="true"><rect class="track" width="46" height="8" /><rect class="bar plain" width={pair.first < 0 ? 46 : Math.max(1, (46 * pair.first) / longest)} height="8" /></svg>
+            <span>{pair.first < 0 ? "same" : pair.first + 1}</span></a></li>
+        ))}
+      </ol>
+    </nav>
+  );
+}
+
+function SideBySide({ context, pair }: { context: Context; pair: Pair }) {
+  const { query } = useRoute();
+  const found = useRows(context.manifest, [pair.base, pair.intervention]);
+  const isDiff = query.get("diff") !== "off";
+  const [base, intervention] = found.rows;
+  const show = query.get("show") ?? "both";
+  return (
+    <section aria-label="Side by side">
+      <div class="controls">
+      <Choice name="show" label="Show" options={[["both", "both"], ["base", "base"], ["intervention", "intervention"]]} chosen={show} keys={["3", "1", "2"]} />
+      <Choice name="diff" label="Word diff" options={[["on", "on"], ["off", "off"]]} chosen={isDiff ? "on" : "off"} keys={isDiff ? ["", "d"] : ["d", ""]} />
+      </div>
+      {found.errors.map((error) => <Failure error={error} />)}
+      {!found.isComplete && <Waiting what="two texts" />}
+      {base && intervention && (
+        <div class={`columns ${show === "both" ? "" : "one"}`}>
+          {[base, intervention].map((row, i) => (show === "both" || (show === "base") === (i === 0)) && (
+            <article class={`fulltext ${i ? "intervention" : "base"}`}>
+              <p class="eyebrow"><Side side={row.side} /> <a href={textLink(row)} data-open>open text</a></p>
+              {base.text === null || intervention.text === null ? <Quote row={row} /> : <Aligned row={row} base={base.text} intervention={intervention.text} first={firstAt(base, pair.first)} isDiff={isDiff} />}
+            </article>
+          ))}
+        </div>
+      )}
+      {base && intervention && <p class="quiet" role="status">{pair.first === -2 ? "These two texts were drawn independently." : base.text === intervention.text ? "The two texts are identical." : `The same random numbers wrote both; they part at token ${pair.first + 1}.`}</p>}
+    </section>
+  );
+}
+
+/** Where in the text its first differing token begins; null where that is not known. */
+function firstAt(base: TextRow, first: number): number | null {
+  if (first < 0 || !base.tokens?.hasPieces) return null;
+  let at = 0;
+  for (let i = 0; i < first; i++) at += base.tokens.lengths[i] ?? 0;
+  return at;
+}
+
+function Aligned({ row, base, intervention, first, isDiff }: { row: TextRow; base: string; intervention: string; first: number | null; isDiff: boolean }) {
+  const own = row.side ? intervention : base;
+  const shared = Math.min(first ?? Infinity, commonStart(base, intervention));
+  const isSame = base === intervention;
+  const rest = isDiff ? diffWords(base.slice(shared), intervention.slice(shared))[row.side] : [{ text: own.slice(shared), isOnly: false }];
+  return (
+    <p class="body" dir="auto">
+      {own === "" && <span class="quiet">(empty text)</span>}
+      <span class={isSame ? "" : "shared"}><Shown text={own.slice(0, shared)} /></span>
+      {!isSame && <span class="parting" title="the texts part here"><span class="sr">[the texts part here]</span></span>}
+      {rest.map((piece) => piece.isOnly ? <mark class={row.side ? "only-intervention" : "only-base"}><Shown text={piece.text} /></mark> : <Shown text={piece.text} />)}
+    </p>
+  );
+}

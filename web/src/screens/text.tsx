@@ -1,0 +1,151 @@
+// One text: what marks it, where it stands, and which hypotheses were judged on it.
+import { count, decimal, isNumber, signed } from "../numbers";
+import { FINISHES, SPLITS, findRow, keyAt, type TextRow } from "../pack";
+import { Choice, Facts, Failure, Missing, Side, Waiting, score, textLink, type Context, type Finding } from "../pieces";
+import { href, useRoute } from "../route";
+import { findPattern, Marked, Shown, type Mark } from "../text";
+import { TokenBars, TokenText } from "../tokens";
+import { useAsync, usePart, useRows } from "../use";
+import { evidenceMarks, useJudgedPlace } from "./hypothesis";
+import { searchPattern } from "./search";
+
+export function TextScreen({ context, id }: { context: Context; id: string }) {
+  const { manifest } = context;
+  const place = useAsync(() => findRow(manifest, id), [manifest, id]);
+  const found = useRows(manifest, isNumber(place.value) ? [place.value] : []);
+  const row = found.rows[0];
+  const error = place.error ?? found.errors[0];
+  if (error) return <><h1 tabIndex={-1}>Text</h1><Failure error={error} /></>;
+  if (place.value === null) return <><h1 tabIndex={-1}>No such text</h1><Missing>This run holds no text with the key <code><Shown text={id} /></code>. <a href={href(["texts"])}>Search all texts</a></Missing></>;
+  if (!row) return <><h1 tabIndex={-1}>Text</h1><Waiting what="the text" /></>;
+  return <Known context={context} row={row} />;
+}
+
+function Known({ context, row }: { context: Context; row: TextRow }) {
+  const { query } = useRoute();
+  const { manifest, findings } = context;
+  const prompts = usePart("prompt_keys");
+  const judged = useJudgedPlace(context, query.get("h"), row.row);
+  const q = query.get("q");
+  const modes: [string, string][] = [];
+  if (judged.value) modes.push(["evidence", "words of the claim"]);
+  if (q) modes.push(["hit", "search hit"]);
+  if (row.tokens?.hasPieces) modes.push(["tokens", "token differences"]);
+  modes.push(["none", "nothing"]);
+  const asked = query.get("mark");
+  const mode = modes.some(([name]) => name === asked) ? asked! : modes[0][0];
+  const next = modes[(modes.findIndex(([name]) => name === mode) + 1) % modes.length][0];
+  const number = row.prompt.number;
+  const promptLink = prompts.value && number !== null ? href(["p", keyAt(prompts.value.columns.key as Uint8Array, number)]) : null;
+  const text = row.text;
+  return (
+    <>
+      <p class="eyebrow"><Side side={row.side} /><span>{SPLITS[row.split] === "validation" ? "fresh text, for testing" : `discovery text, round ${row.round}`}</span></p>
+      <h1 tabIndex={-1} class="quoted" dir="auto"><Shown text={row.prompt.text.trim() || "(empty prompt)"} /></h1>
+      {judged.value && (
+        <p class="callout">Judged for <a href={href(["h", judged.value.finding.id])}><Shown text={judged.value.finding.statement} /></a>
+          {judged.value.reason && <>. The judge's reason: <q><Shown text={judged.value.reason} /></q></>}</p>
+      )}
+      <Choice name="mark" label="Mark" chosen={mode} keys={modes.map(([name]) => (name === next ? "a" : ""))}
+        options={modes.map(([name, shown]) => [name, shown])} />
+      {judged.error && <Failure error={judged.error} />}
+      <article class={`fulltext ${row.side ? "intervention" : "base"}`} aria-label="The text">
+        {text === null ? <Missing>This file holds the figures of this text, not its words. The folder export (<code>whatchanged export RUN --format folder</code>) holds all texts.</Missing>
+          : text === "" ? <Missing>The text is empty.</Missing>
+            : mode === "tokens" && row.tokens ? <TokenText text={text} tokens={row.tokens} />
+              : <p class="body" dir="auto"><Marked text={text} marks={marksFor(mode, text, judged.value, query)} /></p>}
+      </article>
+      <Differences row={row} reason={manifest.no_pieces} />
+      <Facts facts={[
+        ["tokens", count(row.nTokens)], ["end", FINISHES[row.finish] ?? "unknown"],
+        ["log-probability, base", nats(row.logprobs[0])], ["intervention", nats(row.logprobs[1])],
+        ["cluster", row.split === 0 && row.label >= 0 ? <ClusterLink label={row.label} /> : "none"],
+        ["prompt", promptLink ? <a href={promptLink} data-key="p">all texts of this prompt</a> : "unknown"],
+        ["components", "not collected in this run"],
+      ]} />
+      {number !== null && prompts.value && <Others context={context} row={row} number={number} />}
+      <h2>Hypotheses judged on this text</h2>
+      {row.judged.length === 0 && <Missing>{row.split === 0 ? "None: discovery texts are never used to test." : "None."}</Missing>}
+      <Judged row={row} findings={findings} of={(s) => s !== null && s >= 0.5} />
+      {row.judged.some(({ score: s }) => s === null || s < 0.5) && (
+        <details><summary>Those that it does not meet</summary><Judged row={row} findings={findings} of={(s) => s === null || s < 0.5} /></details>
+      )}
+      <p class="quiet">Text <code>{row.key}</code></p>
+    </>
+  );
+}
+
+function Judged({ row, findings, of }: { row: TextRow; findings: Finding[]; of: (score: number | null) => boolean }) {
+  return (
+    <ul class="plainlist">
+      {row.judged.map(({ finding, score: s }) => findings[finding] && of(s) && (
+        <li data-row><a href={textLink(row, { h: findings[finding].id })} data-open dir="auto"><Shown text={findings[finding].statement} /></a> <span class="quiet nowrap">{score(s)}</span></li>
+      ))}
+    </ul>
+  );
+}
+
+function shorten(text: string): string {
+  return text.length > 130 ? `${text.slice(0, 129).trimEnd()}…` : text;
+}
+
+function marksFor(mode: string, text: string, judged: { finding: any; reason: string } | null | undefined, query: URLSearchParams): Mark[] {
+  if (mode === "evidence" && judged) return evidenceMarks(judged.finding, judged.reason)(text);
+  const pattern = mode === "hit" ? searchPattern(query) : null;
+  return pattern instanceof RegExp ? findPattern(text, pattern, "hit") : [];
+}
+
+function nats(value: number): string {
+  return Number.isFinite(value) ? `${decimal(value, 1)} nats` : "not scored";
+}
+
+function Differences({ row, reason }: { row: TextRow; reason: string | null }) {
+  if (row.tokens) return (
+    <>
+      <TokenBars tokens={row.tokens} />
+      {!row.tokens.hasPieces && <p class="quiet">Which words the tokens are is unknown: {reason ? <Shown text={reason} /> : "the tokenizer spells this text differently"}.</p>}
+    </>
+  );
+  const [base, intervention] = row.logprobs;
+  if (Number.isFinite(base) && Number.isFinite(intervention)) return <p class="quiet">The whole text differs by {signed(intervention - base)} nats; differences per token are not known.</p>;
+  return <p class="quiet">This text was not scored under both models{row.split === 1 && ": only discovery texts are"}, so there is no difference per token.</p>;
+}
+
+function ClusterLink({ label }: { label: number }) {
+  const part = usePart("clusters");
+  const cluster = part.value?.values.clusters.find((c: any) => c.level === "text" && c.label === label);
+  return cluster ? <a href={href(["c", cluster.id])}><Shown text={cluster.id} /></a> : <>{label}</>;
+}
+
+const N_OTHERS = 8;
+
+/** Other texts of the same prompt: the coupled one first, then a few of either side. */
+function Others({ context, row, number }: { context: Context; row: TextRow; number: number }) {
+  const part = usePart(`prompts/${Math.floor(number / context.manifest.prompts_per_part)}`).value;
+  let partner = -1;
+  let others: number[] = [];
+  if (part) {
+    const { columns, values } = part;
+    const [from, to] = [columns.text_start[number - values.start], columns.text_start[number - values.start + 1]];
+    for (let i = 0; i < columns.pair_base.length; i++) {
+      if (columns.pair_base[i] === row.row) partner = columns.pair_intervention[i];
+      if (columns.pair_intervention[i] === row.row) partner = columns.pair_base[i];
+    }
+    const all = Array.from(columns.text_row.subarray(from, to)).filter((r) => r !== row.row && r !== partner);
+    others = [...(partner >= 0 ? [partner] : []), ...all.slice(0, N_OTHERS)];
+  }
+  const found = useRows(context.manifest, others);
+  if (!part || others.length === 0) return null;
+  return (
+    <section>
+      <h2>Other texts of this prompt</h2>
+      {found.errors.map((error) => <Failure error={error} />)}
+      <ul class="plainlist">
+        {found.rows.map((other) => other && (
+          <li><a href={textLink(other)}><Side side={other.side} />{" "}{other.row === partner && <strong> the same random numbers: </strong>} <span dir="auto"><Shown text={shorten(other.text ?? "(words not in this file)")} /></span></a></li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+

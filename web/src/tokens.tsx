@@ -1,0 +1,90 @@
+// A text token by token: how much likelier each is under the intervention than under the base.
+import { useRoute, setState, numberOf } from "./route";
+import type { Tokens } from "./pack";
+import { percent, plural, signed } from "./numbers";
+import { Shown } from "./text";
+
+const STEPS = [0.1, 0.5, 1, 2, 4];
+
+/** How strong a difference is shown, in five steps to either side. */
+export function stepOf(nats: number): string {
+  const step = STEPS.filter((bound) => Math.abs(nats) >= bound).length;
+  return step === 0 ? "" : nats > 0 ? `more-${step}` : `less-${step}`;
+}
+
+/** The text cut at its tokens. */
+export function cutTokens(text: string, lengths: ArrayLike<number>): string[] {
+  let at = 0;
+  return Array.from(lengths, (n) => text.slice(at, (at += n)));
+}
+
+export function TokenText({ text, tokens }: { text: string; tokens: Tokens }) {
+  const { query } = useRoute();
+  const pieces = cutTokens(text, tokens.lengths);
+  const n = pieces.length;
+  const chosen = query.has("token") ? Math.min(n - 1, Math.max(0, numberOf(query, "token", 0))) : null;
+  const move = (event: KeyboardEvent): void => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    setState({ token: Math.min(n - 1, Math.max(0, (chosen ?? (by > 0 ? -1 : n)) + by)) }, { replace: true });
+  };
+  return (
+    <>
+      <div class="tokens" tabIndex={0} role="group" aria-label="Tokens of the text; arrow keys move" dir="auto" onKeyDown={move}>
+        {pieces.map((piece, i) => (
+          <span class={`token ${stepOf(tokens.nats[i])} ${i === chosen ? "chosen" : ""}`}
+            title={`${signed(tokens.nats[i])} nats`} onClick={() => setState({ token: i }, { replace: true })}>
+            {piece === "" ? <i class="hidden">{i === n - 1 ? "end" : "∅"}</i> : <Shown text={piece.replace(/\n/g, "↵\n")} />}
+          </span>
+        ))}
+      </div>
+      <p class="readout" role="status">{chosen === null ? "Point at a token, or move with the arrow keys, for its exact value." : <>
+        Token {chosen + 1} of {n}: <q><Shown text={pieces[chosen] || (chosen === n - 1 ? "end of text" : "")} /></q>{" "}
+        <strong>{signed(tokens.nats[chosen])} nats</strong>, {likelier(tokens.nats[chosen])}
+      </>}</p>
+      <TokenLegend />
+    </>
+  );
+}
+
+function likelier(nats: number): string {
+  if (Math.abs(nats) < 0.005) return "equally likely under both models";
+  const times = Math.exp(Math.abs(nats));
+  const shown = times < 1.5 ? `${percent(times - 1, 0)} likelier` : `${times < 10 ? times.toFixed(1) : times < 1e4 ? Math.round(times).toLocaleString("en-US") : "over 10,000"} times as likely`;
+  return `${shown} under the ${nats > 0 ? "intervention" : "base"}`;
+}
+
+function TokenLegend() {
+  const marks = ["less-5", "less-3", "less-1", "", "more-1", "more-3", "more-5"];
+  return (
+    <p class="legend">
+      <span>likelier under the base</span>
+      <span class="swatches" aria-hidden="true">{marks.map((m) => <span class={`token ${m}`}>{"\u00a0\u00a0"}</span>)}</span>
+      <span>likelier under the intervention</span>
+      <span class="quiet">steps at {STEPS.join(", ")} nats</span>
+    </p>
+  );
+}
+
+/** One bar per token, up where the intervention finds it likelier. */
+export function TokenBars({ tokens }: { tokens: Tokens }) {
+  const n = tokens.nats.length;
+  const [width, height] = [Math.min(860, Math.max(200, n * 8)), 70];
+  const top = Math.max(1, ...Array.from(tokens.nats, Math.abs));
+  const step = width / n;
+  const total = tokens.nats.reduce((a, b) => a + b, 0);
+  return (
+    <figure class="wrap" tabIndex={0} role="region" aria-label="Difference per token">
+      <svg class="plot" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img"
+        aria-label={`Log-probability difference of ${plural(n, "token")}, ${signed(total)} nats in all`}>
+        <line class="zero" x1={0} x2={width} y1={height / 2} y2={height / 2} />
+        {Array.from(tokens.nats, (v, i) => {
+          const h = (Math.abs(v) / top) * (height / 2 - 2);
+          return <rect class={`bar ${v > 0 ? "intervention" : "base"}`} x={i * step + 0.5} width={Math.max(1, step - 1)} y={v > 0 ? height / 2 - h : height / 2} height={h} />;
+        })}
+      </svg>
+      <figcaption>Log-probability under the intervention minus under the base, token by token; {signed(total)} nats in all, axis to ±{top.toFixed(1)}.</figcaption>
+    </figure>
+  );
+}

@@ -8,7 +8,7 @@ SOURCES := src flows tasks tests benchmarks
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env demo test test-long check faults bench deploy-local
+.PHONY: env demo test test-long check page faults bench deploy-local
 
 env: $(INSTALLED)
 
@@ -16,13 +16,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "needs Python 3.11 or newer, found %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,gemini,openai,dev]"
+	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,dashboard,gemini,openai,dev]"
 	touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/whatchanged run configs/demo.yaml
+	$(BIN)/whatchanged export runs/demo
 	@echo
-	@echo "The report: $(CURDIR)/runs/demo/report.html (and report.md beside it)"
+	@echo "The report:    $(CURDIR)/runs/demo/report.html (and report.md beside it)"
+	@echo "The dashboard: $(CURDIR)/runs/demo/dashboard/index.html"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -35,6 +37,10 @@ test: check
 
 test-long: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long
+
+# Builds the dashboard's page anew from its sources; needs node. The result is committed.
+page:
+	cd web && npm ci && npm run build
 
 faults: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/pytest tests/faults

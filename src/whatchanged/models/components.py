@@ -94,7 +94,7 @@ class ComponentCollector:
         """
         import torch
 
-        self._check(token_ids, mask)
+        self.check(token_ids, mask)
         device = self._model.device
         seen = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.int64)).to(device)
         options: dict[str, Any] = {}
@@ -137,7 +137,9 @@ class ComponentCollector:
             for handle in handles:
                 handle.remove()
 
-    def _check(self, token_ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+    def check(self, token_ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+        """Nothing. Raises UsageError for a batch that the model cannot read: shapes that differ, a
+        row without a token or beyond the context, an id that is not in the vocabulary."""
         if token_ids.ndim != 2 or token_ids.shape != mask.shape or token_ids.size == 0:
             raise UsageError(
                 "expected token ids and mask of one shape (batch, seq), both at least 1, found "

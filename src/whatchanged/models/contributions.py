@@ -190,7 +190,7 @@ class ContributionCollector:
     ) -> _Batch:
         import torch
 
-        self._reader._check(token_ids, mask)
+        self._reader.check(token_ids, mask)
         real = np.asarray(mask, dtype=bool)
         starts = np.asarray(n_prompt)
         if starts.shape != real.shape[:1] or (starts < 0).any() or (starts > real.sum(1)).any():

@@ -126,9 +126,8 @@ def _cluster_replies(
     replies = mean_by_text(vectors, holders, len(texts))
     spoken = np.flatnonzero(np.any(replies != 0, axis=1))
     sides = (texts["side"] == "intervention").to_numpy()[spoken]
-    weights = _weigh_texts(texts)[spoken]
-    earlier = np.where(_was_there(texts, previous)[spoken], weights, 0.0)
-    fit = _fit("text", replies[spoken], weights, earlier, sides, config, previous, seed)
+    was_there = _was_there(texts, previous)[spoken].astype(np.float64)
+    fit = _fit("text", replies[spoken], None, was_there, sides, config, previous, seed)
     labels = np.full(len(texts), NOISE, dtype=np.int32)
     margins = np.full(len(texts), np.nan, dtype=np.float32)
     labels[spoken], margins[spoken] = fit.labels, fit.margins
@@ -148,28 +147,20 @@ def _cluster_segments(
     seed: int,
 ) -> _Members:
     """Each distinct segment counts as often as it occurs, on the side that said it first."""
-    distinct, first, inverse = np.unique(
-        segments["segment_key"].to_numpy(dtype=str), return_index=True, return_inverse=True
-    )
+    distinct, first, inverse, counts = np.unique(
+        segments["segment_key"].to_numpy(dtype=str),
+        return_index=True, return_inverse=True, return_counts=True,
+    )  # fmt: skip
     sides = (texts["side"] == "intervention").to_numpy()[holders[first]]
-    of_texts = _weigh_texts(texts)
-    weights, earlier = (
-        np.bincount(inverse, weights=each[holders]).astype(np.float64)
-        for each in (of_texts, np.where(_was_there(texts, previous), of_texts, 0.0))
-    )
+    weights = counts.astype(np.float64)
+    was_there = _was_there(texts, previous)[holders]
+    earlier = np.bincount(inverse, weights=was_there).astype(np.float64)
     fit = _fit("segment", vectors[first], weights, earlier, sides, config, previous, seed)
     return _Members(
         "segment", holders, segments["segment"], vectors, fit.labels[inverse],
         fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=distinct),
         measure_quality(vectors[first], fit.labels, seed=seed),
     )  # fmt: skip
-
-
-def _weigh_texts(texts: pd.DataFrame) -> NDArray[np.float64]:
-    """What each text counts `(n_texts,)`, 1 on average: every prompt the same, however many of its
-    texts sampling asked for, so that clusters stand for the prompts as they are."""
-    n_texts = texts.groupby("prompt_key")["text_key"].transform("size").to_numpy(dtype=np.float64)
-    return len(texts) / texts["prompt_key"].nunique() / n_texts
 
 
 def labels_by_key(texts: pd.DataFrame, segments: pd.DataFrame) -> dict[Level, pd.Series]:

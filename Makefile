@@ -57,6 +57,7 @@ deploy-local: $(INSTALLED)
 	$(BIN)/prefect work-pool inspect gpu-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create gpu-pool --type process
 	$(BIN)/prefect work-pool inspect local-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create local-pool --type process
 	$(BIN)/prefect concurrency-limit inspect gpu > /dev/null 2>&1 || $(BIN)/prefect concurrency-limit create gpu 1
+	$(BIN)/prefect concurrency-limit inspect paid-judging > /dev/null 2>&1 || $(BIN)/prefect concurrency-limit create paid-judging 1
 	PROJECT_HOME="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
 	@echo "Start a worker: $(BIN)/prefect worker start --pool local-pool --limit 1"
 	@echo "Then run:       $(BIN)/prefect deployment run audit/local --watch"

@@ -96,7 +96,7 @@ def test(job: Job, prompts: Manifest, found: Found, beside: Manifest | None) -> 
     plan = plan_fresh(job, comparison, prompts, hypotheses, beside)
     fresh = decode(job, comparison, prompts, plan, "validation", 0)
     verdicts = judge(job, comparison, hypotheses, plan, fresh)
-    findings = validate(job, comparison, hypotheses, verdicts, fresh)
+    findings = validate(job, comparison, hypotheses, plan, verdicts, fresh)
     return Tested(found, plan, fresh, verdicts, findings)
 
 

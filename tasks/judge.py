@@ -3,59 +3,75 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pandas as pd
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger, tags, task
 
-from tasks.caching import CACHED, RETRIED, Manifest, recall, remember, start
+from tasks.caching import CACHED, RETRIED, Manifest, Started, recall, remember, start
 from tasks.decode import load_texts
 from tasks.hypothesize import load_hypotheses
 from tasks.job import Comparison, Job
+from whatchanged.inquiry import Ask, Inquiry
 from whatchanged.keys import content_key
 from whatchanged.models.loading import describe_judge, load_judge
+from whatchanged.models.prices import load_prices
+from whatchanged.progress import StageBar
 from whatchanged.store.artifacts import ArtifactStore
+from whatchanged.summary import Bill
 from whatchanged.validate import ValidationPlan, select_texts
-from whatchanged.verdicts import count_calls, empty_verdicts, grade_texts
+from whatchanged.verdicts import TIERS, ask_texts, count_calls, empty_verdicts, grade_texts
+from whatchanged.waves import next_questions
+
+T = TypeVar("T")
 
 HYPOTHESES_PER_TASK = 15
+# Tasks that pay have this tag, whose limit a server may hold over all runs.
+PAID = "paid-judging"
 
 
 def judge(
     job: Job, comparison: Comparison, hypotheses: Manifest, plan: Manifest, fresh: list[Manifest]
 ) -> list[Manifest]:
-    """Judge the hypotheses on the texts that are planned for them, in batches: one manifest of
-    verdicts per batch."""
-    with job.progress.stage("judge", comparison.name):
-        ids = [hypothesis.id for hypothesis in load_hypotheses(job, hypotheses)]
-        batches = [
-            ids[first : first + HYPOTHESES_PER_TASK]
-            for first in range(0, len(ids), HYPOTHESES_PER_TASK)
-        ]
-        futures = [
-            start(
-                job.store,
-                _judge,
-                content_key(
-                    "judge/2",
-                    job.config.judge.model_dump(mode="json"),
-                    describe_judge(job.config.judge.cheap, job.config.embed),
-                    describe_judge(job.config.judge.expensive, job.config.embed),
-                    job.config.seed,
-                    hypotheses.key,
-                    plan.key,
-                    batch,
-                    [part.key for part in fresh],
-                ),
-                f"judge {comparison.name} {number}",
-                batch=batch,
-                hypotheses=hypotheses,
-                plan=plan,
-                fresh=fresh,
-                job=job,
-            )
-            for number, batch in enumerate(batches)
-        ]
-        return [job.progress.note("judge", future.result()) for future in futures]
+    """Judge the hypotheses on the texts that are planned for them, in the way that the config
+    names (`judge.spend`), in batches: one manifest of verdicts per batch."""
+    with job.progress.stage("judge", comparison.name) as bar:
+        if comparison.name == "pair":
+            open_bill(job, hypotheses)
+        if job.config.judge.way == "cascade":
+            return _judge_as_cascade(job, comparison, hypotheses, plan, fresh)
+        inquiry = load_inquiry(job, comparison, hypotheses, plan, fresh)
+        if job.config.judge.way == "expensive":
+            asks = [
+                Ask(own.hypothesis_id, "expensive", tuple(texts["text_key"]), is_audit=False)
+                for own in inquiry.plans
+                for texts in (select_texts(inquiry.texts, own),)
+            ]
+            return _ask_all(job, comparison, hypotheses, fresh, asks, 0, bar)
+        judged: list[Manifest] = []
+        step = 0
+        while asks := next_questions(inquiry, load_verdicts(job.store, judged)):
+            judged += _ask_all(job, comparison, hypotheses, fresh, asks, step, bar)
+            step += 1
+        return judged
+
+
+def load_inquiry(
+    job: Job, comparison: Comparison, hypotheses: Manifest, plan: Manifest, fresh: list[Manifest]
+) -> Inquiry:
+    """What is to be judged."""
+    return Inquiry(
+        load_hypotheses(job, hypotheses),
+        load_plans(job.store, plan),
+        load_texts(job.store, fresh),
+        job.config.judge,
+        job.config.validation,
+        job.config.seed,
+        comparison.is_coupled,
+    )
 
 
 def load_plans(store: ArtifactStore, manifest: Manifest) -> list[ValidationPlan]:
@@ -67,13 +83,136 @@ def load_plans(store: ArtifactStore, manifest: Manifest) -> list[ValidationPlan]
 
 
 def load_verdicts(store: ArtifactStore, judged: list[Manifest]) -> pd.DataFrame:
-    """The verdicts of some batches: `records.VERDICT_COLUMNS`."""
+    """The verdicts of some batches: `verdicts.COLUMNS`."""
     tables = [store.get_table(part.key) for part in judged]
     return pd.concat(tables, ignore_index=True) if tables else empty_verdicts()
 
 
+def open_bill(job: Job, hypotheses: Manifest) -> None:
+    """Note what this run has paid before its first judgement, which is what proposing cost: a
+    proposer may be a judge's model."""
+    models = {str(api.model) for api in job.config.apis.values()}
+    if models and not job.store.has(key := _bill_key(job, hypotheses)):
+        job.store.put_json(key, {model: asdict(job.ledger.totals(model)) for model in models})
+
+
+def close_bill(job: Job, hypotheses: Manifest) -> dict[str, Bill]:
+    """What each paid tier, and a paid proposer, came to over all restarts of this run.
+
+    Without the tiers where both are one model: the ledger cannot tell them apart.
+    """
+    paid = {name.removeprefix("judge."): str(api.model) for name, api in job.config.apis.items()}
+    if not paid:
+        return {}
+    before = job.store.get_json(_bill_key(job, hypotheses))
+    prices = load_prices(Path(job.config.budget.prices) if job.config.budget.prices else None)
+    bills: dict[str, Bill] = {}
+    if model := paid.pop("hypothesize", None):
+        bills["proposer"] = _bill(model, before[model], has_price=model in prices)
+    if len(set(paid.values())) == len(paid):
+        for tier, model in paid.items():
+            after = asdict(job.ledger.totals(model))
+            since = {name: value - before[model][name] for name, value in after.items()}
+            bills[tier] = _bill(model, since, has_price=model in prices)
+    return bills
+
+
+def _bill_key(job: Job, hypotheses: Manifest) -> str:
+    return content_key("before-judging/1", job.ledger.run, hypotheses.key)
+
+
+def _bill(model: str, totals: Mapping[str, float], *, has_price: bool) -> Bill:
+    return Bill(
+        model=model,
+        n_calls=int(totals["n_calls"]),
+        n_replies=int(totals["n_answered"] + totals["n_unusable"]),
+        n_unusable=int(totals["n_unusable"]),
+        n_failed=int(totals["n_failed"]),
+        n_unknown=int(totals["n_unknown"] + totals["n_open"]),
+        spent_usd=float(totals["spent_usd"]) if has_price else None,
+    )
+
+
+def _judge_as_cascade(
+    job: Job, comparison: Comparison, hypotheses: Manifest, plan: Manifest, fresh: list[Manifest]
+) -> list[Manifest]:
+    settings = job.config.judge
+    ids = [hypothesis.id for hypothesis in load_hypotheses(job, hypotheses)]
+    started = []
+    for number, batch in enumerate(_batches(ids)):
+        key = content_key(
+            "judge/3",
+            settings.borderline,
+            settings.audit_share,
+            *(
+                describe_judge(tier, job.config.embed)
+                for tier in (settings.cheap, settings.expensive)
+            ),
+            job.config.seed,
+            hypotheses.key,
+            plan.key,
+            batch,
+            [part.key for part in fresh],
+        )
+        name = f"judge {comparison.name} {number}"
+        inputs = {"batch": batch, "hypotheses": hypotheses, "plan": plan, "fresh": fresh}
+        started.append(_start(job, _grade, key, name, settings.is_paid, **inputs))
+    return [job.progress.note("judge", one.result()) for one in started]
+
+
+def _ask_all(
+    job: Job,
+    comparison: Comparison,
+    hypotheses: Manifest,
+    fresh: list[Manifest],
+    asks: Sequence[Ask],
+    step: int,
+    bar: StageBar,
+) -> list[Manifest]:
+    """The answers to some questions, in batches of one tier each."""
+    claims = {claim.id: claim for claim in load_hypotheses(job, hypotheses)}
+    started = []
+    for tier in TIERS:
+        judge = getattr(job.config.judge, tier)
+        for number, batch in enumerate(_batches([ask for ask in asks if ask.tier == tier])):
+            key = content_key(
+                "ask/1",
+                describe_judge(judge, job.config.embed),
+                job.config.seed,
+                [
+                    [ask.hypothesis_id, claims[ask.hypothesis_id].criterion,
+                     claims[ask.hypothesis_id].scope, ask.tier, list(ask.text_keys), ask.is_audit]
+                    for ask in batch
+                ],
+            )  # fmt: skip
+            name = f"judge {comparison.name} {tier} {step}.{number}"
+            inputs = {"asks": batch, "hypotheses": hypotheses, "fresh": fresh}
+            started.append(_start(job, _ask, key, name, judge.is_api, **inputs))
+    done = []
+    for number, one in enumerate(started, start=1):
+        done.append(job.progress.note("judge", one.result()))
+        bar.advance(number, len(started))
+    return done
+
+
+def _batches(items: Sequence[T]) -> list[list[T]]:
+    return [
+        list(items[first : first + HYPOTHESES_PER_TASK])
+        for first in range(0, len(items), HYPOTHESES_PER_TASK)
+    ]
+
+
+def _start(
+    job: Job, stage: Task[..., Manifest], key: str, name: str, is_paid: bool, **inputs: Any
+) -> Started:
+    # Asking for a slot takes time: only what is about to pay does.
+    paying = [PAID] if is_paid and recall(job.store, key) is None else []
+    with tags(*paying):
+        return start(job.store, stage, key, name, job=job, **inputs)
+
+
 @task(name="judge", **CACHED, **RETRIED)
-def _judge(
+def _grade(
     key: str,
     batch: list[str],
     hypotheses: Manifest,
@@ -88,21 +227,57 @@ def _judge(
     plans = [own for own in load_plans(job.store, plan) if own.hypothesis_id in batch]
     cheap = load_judge(job.config.judge.cheap, job.config, job.ledger)
     expensive = load_judge(job.config.judge.expensive, job.config, job.ledger)
-    started = time.perf_counter()
-    verdicts = pd.concat(
-        [
+    return _keep(
+        job,
+        key,
+        lambda: [
             grade_texts(
                 claims[own.hypothesis_id], select_texts(texts, own), cheap, expensive,
                 job.config.judge, seed=job.config.seed,
             )
             for own in plans
         ],
-        ignore_index=True,
     )  # fmt: skip
+
+
+@task(name="ask judge", **CACHED, **RETRIED)
+def _ask(
+    key: str, asks: list[Ask], hypotheses: Manifest, fresh: list[Manifest], job: Job
+) -> Manifest:
+    if known := recall(job.store, key):
+        return known
+    texts = load_texts(job.store, fresh).set_index("text_key", drop=False)
+    claims = {claim.id: claim for claim in load_hypotheses(job, hypotheses)}
+    judge = load_judge(getattr(job.config.judge, asks[0].tier), job.config, job.ledger)
+    return _keep(
+        job,
+        key,
+        lambda: [
+            ask_texts(
+                claims[ask.hypothesis_id], texts.loc[list(ask.text_keys)], judge, ask.tier,
+                is_audit=ask.is_audit, seed=job.config.seed,
+            )
+            for ask in asks
+        ],
+    )  # fmt: skip
+
+
+def _keep(job: Job, key: str, grade: Callable[[], list[pd.DataFrame]]) -> Manifest:
+    """Store what a batch came to. With a failed call among it, it is stored for this run alone: the
+    next one asks again, and pays for no answer twice."""
+    started = time.perf_counter()
+    verdicts = pd.concat(grade(), ignore_index=True)
     seconds = time.perf_counter() - started
+    logger = get_run_logger()
+    logger.info("%d verdicts in %.1f s", len(verdicts), seconds)
+    n_failed = int((verdicts["outcome"] == "failed").sum())
+    counts = count_calls(verdicts)
+    n = verdicts["hypothesis_id"].nunique()
+    if n_failed:
+        reasons = verdicts.loc[verdicts["outcome"] == "failed", "reason"].value_counts()
+        logger.warning("%d judgements failed, most often: %s", n_failed, reasons.index[0])
+        answers = [verdicts["outcome"].tolist(), [repr(score) for score in verdicts["score"]]]
+        key = content_key("unfinished/1", key, answers)
     job.store.put_table(key, verdicts)
-    get_run_logger().info("%d verdicts in %.1f s", len(verdicts), seconds)
-    return remember(
-        job.store,
-        Manifest(key=key, n=len(batch), seconds=seconds, counts=count_calls(verdicts)),
-    )
+    manifest = Manifest(key=key, n=n, seconds=seconds, counts=counts)
+    return manifest if n_failed else remember(job.store, manifest)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import Manifest
@@ -14,7 +14,7 @@ from tasks.cluster import load_discovered
 from tasks.decode import load_texts
 from tasks.divergence import load_pairs, load_scores
 from tasks.job import Comparison, Job
-from tasks.judge import load_verdicts
+from tasks.judge import close_bill, load_inquiry, load_verdicts
 from tasks.prompts import load_prompts
 from whatchanged.divergence import estimate_divergence, name_method
 from whatchanged.report import build_report
@@ -24,8 +24,10 @@ from whatchanged.summary import (
     describe_coupling,
     machine_facts,
     summarize_run,
+    tabulate_judging,
 )
 from whatchanged.truth import read_ground_truth
+from whatchanged.validate import select_texts
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,24 @@ def _write_report(
         job.folder.write_bytes(f"figures/{name}", figure)
     address = (job.folder.path.resolve() / "report.html").as_uri()
     create_markdown_artifact(f"[The whole report]({address})\n\n{written.markdown}", key="findings")
+    if job.config.apis:
+        create_table_artifact(_account(job, content, tested), key="judging")
     get_run_logger().info("report: %s", address)
     return content
+
+
+def _account(job: Job, content: RunContent, tested: list[Tested]) -> list[dict[str, Any]]:
+    """What judging came to, and what the expensive judge would have cost on every text."""
+    n_everything = 0
+    for part in tested:
+        found = part.found
+        inquiry = load_inquiry(job, found.comparison, found.hypotheses, part.plan, part.fresh)
+        for plan in inquiry.plans:
+            # Texts that read alike are one question.
+            own = select_texts(inquiry.texts, plan)
+            n_everything += len(own.drop_duplicates(["prompt_key", "text"]))
+    bills = close_bill(job, tested[0].found.hypotheses)
+    return tabulate_judging(content.summary["judge"], bills, n_everything)
 
 
 def _assemble(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]) -> RunContent:
@@ -125,6 +143,7 @@ def _assemble(job: Job, prompts: Manifest, explored: Explored, tested: list[Test
             decoded=list(done["decode"].values()),
             embedded=list(done["embed"].values()),
             judged=list(done.get("judge", {}).values()),
+            bills=close_bill(job, pair.found.hypotheses),
             verdicts=verdicts,
             decisions=decisions,
             coupling=describe_coupling(

@@ -10,11 +10,12 @@ from tasks.caching import CACHED, Manifest, recall, remember, start
 from tasks.decode import load_texts
 from tasks.hypothesize import load_hypotheses
 from tasks.job import Comparison, Job
-from tasks.judge import load_verdicts
+from tasks.judge import load_inquiry, load_verdicts
 from tasks.prompts import load_prompts
 from whatchanged.keys import content_key
 from whatchanged.summary import json_row
 from whatchanged.validate import limit_plans, plan_validation, pool_counts, validate_hypotheses
+from whatchanged.waves import settle
 
 
 def plan_fresh(
@@ -50,28 +51,35 @@ def validate(
     job: Job,
     comparison: Comparison,
     hypotheses: Manifest,
+    plan: Manifest,
     judged: list[Manifest],
     fresh: list[Manifest],
 ) -> Manifest:
     """Test every hypothesis: findings, strongest first."""
     with job.progress.stage("validate", comparison.name):
+        way = job.config.judge.way
         key = content_key(
-            "validate/2",
+            "validate/4",
             comparison.is_coupled,
             job.config.validation.model_dump(mode="json"),
+            # How verdicts were come by decides how they are tested.
+            [way, job.config.judge.model_dump(mode="json", include={"borderline", "audit_share"}),
+             job.config.judge.waves.model_dump(mode="json")] if way == "waves" else [way],
             job.config.seed,
             hypotheses.key,
+            plan.key,
             [part.key for part in judged],
-        )
+        )  # fmt: skip
         return start(
             job.store,
             _validate,
             key,
             f"validate {comparison.name}",
             hypotheses=hypotheses,
+            plan=plan,
             judged=judged,
             fresh=fresh,
-            is_paired=comparison.is_coupled,
+            comparison=comparison,
             job=job,
         ).result()
 
@@ -97,22 +105,26 @@ def _plan_fresh(
 def _validate(
     key: str,
     hypotheses: Manifest,
+    plan: Manifest,
     judged: list[Manifest],
     fresh: list[Manifest],
-    is_paired: bool,
+    comparison: Comparison,
     job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
-    claims = load_hypotheses(job, hypotheses)
-    findings = validate_hypotheses(
-        claims,
-        load_verdicts(job.store, judged),
-        load_texts(job.store, fresh),
-        job.config.validation,
-        job.config.seed,
-        is_paired=is_paired,
-    )
+    verdicts = load_verdicts(job.store, judged)
+    if job.config.judge.way == "waves":
+        findings = settle(load_inquiry(job, comparison, hypotheses, plan, fresh), verdicts)
+    else:
+        findings = validate_hypotheses(
+            load_hypotheses(job, hypotheses),
+            verdicts,
+            load_texts(job.store, fresh),
+            job.config.validation,
+            job.config.seed,
+            is_paired=comparison.is_coupled,
+        )
     n_confirmed = sum(finding.status == "confirmed" for finding in findings)
     get_run_logger().info("%d of %d hypotheses confirmed", n_confirmed, len(findings))
     job.store.put_json(key, [json_row(asdict(finding)) for finding in findings])

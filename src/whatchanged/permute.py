@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 from whatchanged.errors import UsageError
 
 Alternative = Literal["greater", "less", "two-sided"]
+Statistic = Literal["rank", "mean"]
 
 # 2^12 subset sums fill 32 KiB of int64: a table that stays in a core's fastest cache.
 _BLOCK_TEXTS = 12
 _TABLE_ROWS = 1 << _BLOCK_TEXTS
 # Counts drawn at once for a large stratum: 4 million int64 values are 32 MiB.
 _COUNTS_AT_ONCE = 4_000_000
+_STEPS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Stratum:
-    """Doubled midranks `(n,)` of one stratum, and how many of its texts are the intervention's."""
+    """Doubled midranks `(n,)` of one stratum, or its scores in steps, and how many of its texts are
+    the intervention's."""
 
     ranks: NDArray[np.int64]
     n_intervention: int
@@ -43,6 +46,7 @@ def permutation_p_value(
     n_draws: int,
     rng: np.random.Generator,
     alternative: Alternative,
+    statistic: Statistic = "rank",
 ) -> float:
     """The p-value in (0, 1] of the intervention's rank sum under permutation within strata.
 
@@ -50,14 +54,15 @@ def permutation_p_value(
     midranks of all texts orders draws exactly as the AUC does. "greater" asks whether the
     intervention scores higher; "two-sided" doubles the smaller tail (at most 1). With the
     observed labelling counted as a draw, p = (1 + draws as extreme) / (1 + n_draws), which is
-    never 0 and never too small (Phipson and Smyth 2010).
+    never 0 and never too small (Phipson and Smyth 2010). With `statistic` "mean" the scores count
+    themselves, to 20 binary places, which orders draws as the difference of the sides' means does.
 
     Strata with texts of one side only add a constant. No text, or none that can be exchanged,
     gives 1.0. Time grows with n * n_draws / 12, memory with n_draws.
 
     Raises UsageError for lengths that differ and for a score that is not finite.
     """
-    observed, constant, mixed = _observed_strata(scores, is_intervention, strata)
+    observed, constant, mixed = _observed_strata(scores, is_intervention, strata, statistic)
     if not mixed or n_draws < 1:
         return 1.0
     draws = _draw_rank_sums(mixed, n_draws, rng)
@@ -71,9 +76,12 @@ def permutation_p_value(
 
 
 def _observed_strata(
-    scores: NDArray[np.float64], is_intervention: NDArray[np.bool_], strata: NDArray[np.int64]
+    scores: NDArray[np.float64],
+    is_intervention: NDArray[np.bool_],
+    strata: NDArray[np.int64],
+    statistic: Statistic,
 ) -> tuple[int, int, list[_Stratum]]:
-    """The observed rank sum, the part of it that cannot move, and the strata that can."""
+    """The observed sum, the part of it that cannot move, and the strata that can."""
     from scipy.stats import rankdata
 
     if not len(scores) == len(is_intervention) == len(strata):
@@ -88,8 +96,9 @@ def _observed_strata(
     if len(values) == 0:
         return 0, 0, []
     sides = np.asarray(is_intervention, dtype=bool)
-    # Doubled midranks are integers, so that equal rank sums compare as equal.
-    ranks = np.rint(2 * rankdata(values)).astype(np.int64)
+    # Whole numbers, so that equal sums compare as equal: doubled midranks, or scores in steps.
+    counted = 2 * rankdata(values) if statistic == "rank" else values * _STEPS
+    ranks = np.rint(counted).astype(np.int64)
     observed = int(ranks[sides].sum())
     order = np.argsort(strata, kind="stable")
     starts = np.flatnonzero(np.diff(np.asarray(strata)[order])) + 1

@@ -8,33 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from whatchanged.config import MAX_GROUP_FACTOR, AuditConfig, SampleConfig
+from whatchanged.planned_calls import (
+    Estimate,
+    Judged,
+    Range,
+    Unknown,
+    most_texts,
+    n_comparisons,
+    plan_calls,
+)
 from whatchanged.prompts import MAX_GROUPS, PROMPTS_PER_GROUP, PromptRow
 
-# These judges run in this process and cost nothing.
-LOCAL_PROVIDERS = frozenset({"lexical", "embedding"})
-
 NO_EARLIER_RUN = "no earlier finished run of the same models and settings was found to measure from"
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """At least `low`, at most `high`."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A quantity that cannot be known before the run, and why."""
-
-    why: str
-
-
-Estimate: TypeAlias = Range | Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +48,8 @@ class Rates:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Texts by stream ("base", "intervention", "null control") and split; tokens written by the
-    models; wall seconds; bytes of the run folder; judge calls and US dollars per tier."""
+    models; wall seconds; bytes of the run folder; calls and US dollars per judge, and of a proposer
+    behind an API. What is expected is known to `expected_from`; None where it is not."""
 
     prompts: PromptCounts
     texts: Mapping[str, Mapping[str, Range]]
@@ -70,6 +59,9 @@ class Plan:
     disk_bytes: Estimate
     judge_calls: Mapping[str, Range]
     judge_usd: Mapping[str, Estimate]
+    expected_calls: Mapping[str, float]
+    expected_usd: Mapping[str, float | None]
+    expected_from: str
     rates_from: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +87,12 @@ def count_prompts(rows: Sequence[PromptRow], validation_share: float) -> PromptC
     )
 
 
-def plan_audit(config: AuditConfig, prompts: PromptCounts, rates: Rates | None) -> Plan:
+def plan_audit(
+    config: AuditConfig,
+    prompts: PromptCounts,
+    rates: Rates | None,
+    judged: Judged | None = None,
+) -> Plan:
     """What the audit of `config` takes on that many prompts.
 
     Texts that the cache already holds are counted: they are part of the audit, though not decoded
@@ -111,7 +108,8 @@ def plan_audit(config: AuditConfig, prompts: PromptCounts, rates: Rates | None) 
     if config.validation.null_control:
         texts["null control"] = splits
     n_texts = _total(part for parts in texts.values() for part in parts.values())
-    calls = _judge_calls(config, prompts)
+    tokens_per_text = rates.tokens_per_text if rates else None
+    planned = plan_calls(config, prompts.validation, tokens_per_text, judged)
     return Plan(
         prompts=prompts,
         texts=texts,
@@ -120,11 +118,11 @@ def plan_audit(config: AuditConfig, prompts: PromptCounts, rates: Rates | None) 
         n_tokens=Range(n_texts.low, n_texts.high * config.decode.max_new_tokens),
         seconds=_scaled(n_texts, rates.seconds_per_text if rates else None),
         disk_bytes=_scaled(n_texts, rates.bytes_per_text if rates else None),
-        judge_calls=calls,
-        judge_usd={
-            "cheap": _dollars(config.judge.cheap.provider),
-            "expensive": _dollars(config.judge.expensive.provider),
-        },
+        judge_calls=planned.calls,
+        judge_usd=planned.usd,
+        expected_calls=planned.expected_calls,
+        expected_usd=planned.expected_usd,
+        expected_from=planned.source,
         rates_from=rates.source if rates else None,
     )
 
@@ -165,8 +163,11 @@ def render_plan(plan: Plan) -> list[tuple[str, str]]:
         ("seconds", _shown(plan.seconds)),
         ("disk, run folder (bytes)", _shown(plan.disk_bytes)),
     ]
-    for tier, calls in plan.judge_calls.items():
-        rows.append((f"judge calls, {tier}", f"{_span(calls)}; {_money(plan.judge_usd[tier])}"))
+    for name, calls in plan.judge_calls.items():
+        label = "proposer calls" if name == "proposer" else f"judge calls, {name}"
+        rows.append((label, f"{_calls(plan, name, calls)}; {_money(plan, name)}"))
+    if any(usd != Range(0, 0) for usd in plan.judge_usd.values()):
+        rows.append(("expected from", plan.expected_from))
     rows.append(("validation", "the least is for one hypothesis; without any, it takes nothing"))
     if plan.rates_from is not None:
         rows.append(("measured from", plan.rates_from))
@@ -183,8 +184,8 @@ def _discovery_texts(sample: SampleConfig) -> Range:
 def _validation_texts(config: AuditConfig, prompts: PromptCounts) -> Range:
     """Per stream. Hypotheses of one scope share their texts, on all sides alike: the most is one
     full test on all prompts and one in each further scope, each prompt's share rounded up."""
-    n_hypotheses = config.hypothesize.max_hypotheses * _n_comparisons(config)
-    in_all = _most_texts(config)
+    n_hypotheses = config.hypothesize.max_hypotheses * n_comparisons(config)
+    in_all = most_texts(config)
     in_group = min(in_all, MAX_GROUP_FACTOR * config.validation.texts_per_hypothesis)
     n_groups = min(n_hypotheses - 1, prompts.n_groups)
     rounding = prompts.validation * (2 if n_groups else 1)
@@ -192,30 +193,6 @@ def _validation_texts(config: AuditConfig, prompts: PromptCounts) -> Range:
         math.ceil(config.validation.texts_per_hypothesis / 2),
         math.ceil(in_all / 2) + n_groups * math.ceil(in_group / 2) + rounding,
     )
-
-
-def _judge_calls(config: AuditConfig, prompts: PromptCounts) -> dict[str, Range]:
-    """The cheap judge sees every text of every hypothesis, the expensive one any share of them."""
-    most_each = 2 * (math.ceil(_most_texts(config) / 2) + prompts.validation)
-    most = config.hypothesize.max_hypotheses * _n_comparisons(config) * most_each
-    return {
-        "cheap": Range(config.validation.texts_per_hypothesis, most),
-        "expensive": Range(0, most),
-    }
-
-
-def _n_comparisons(config: AuditConfig) -> int:
-    return 2 if config.validation.null_control else 1
-
-
-def _most_texts(config: AuditConfig) -> int:
-    return max(config.validation.max_texts_per_hypothesis, config.validation.texts_per_hypothesis)
-
-
-def _dollars(provider: str) -> Estimate:
-    if provider in LOCAL_PROVIDERS:
-        return Range(0, 0)
-    return Unknown(f"this version has no price for the provider {provider}")
 
 
 def _scaled(n_texts: Range, per_text: float | None) -> Estimate:
@@ -238,12 +215,19 @@ def _shown(value: Estimate) -> str:
     return f"unknown: {value.why}" if isinstance(value, Unknown) else _span(value)
 
 
-def _money(value: Estimate) -> str:
-    if isinstance(value, Unknown):
-        return f"dollars unknown: {value.why}"
-    if value.high == 0:
+def _calls(plan: Plan, name: str, calls: Range) -> str:
+    expected = plan.expected_calls.get(name)
+    return _span(calls) if expected is None else f"{_span(calls)}, expected {expected:,.0f}"
+
+
+def _money(plan: Plan, name: str) -> str:
+    usd, expected = plan.judge_usd[name], plan.expected_usd.get(name)
+    if isinstance(usd, Unknown):
+        return f"dollars unknown: {usd.why}"
+    if usd.high == 0:
         return "$0 (a local judge)"
-    return f"${value.low:,.2f} to ${value.high:,.2f}"
+    likely = "" if expected is None else f", expected ${expected:,.2f}"
+    return f"${usd.low:,.2f} to ${usd.high:,.2f}{likely}"
 
 
 def _plain(value: Any) -> Any:

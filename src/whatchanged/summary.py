@@ -33,6 +33,21 @@ class Done(Protocol):
     def counts(self) -> Mapping[str, Any]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What the calls to one judge came to. Every try is a call; `n_replies` of them got a reply,
+    `n_unusable` one that is no answer, and `n_failed` none. Of `n_unknown` nobody knows the cost;
+    `spent_usd` is that of the others, None where the price is unknown."""
+
+    model: str
+    n_calls: int
+    n_replies: int
+    n_unusable: int
+    n_failed: int
+    n_unknown: int
+    spent_usd: float | None
+
+
 class Discovery(Protocol):
     """The clustered discovery texts."""
 
@@ -112,6 +127,7 @@ def summarize_run(
     decoded: Sequence[Done],
     embedded: Sequence[Done],
     judged: Sequence[Done],
+    bills: Mapping[str, Bill],
     verdicts: pd.DataFrame,
     decisions: Sequence[Mapping[str, Any]],
     coupling: Mapping[str, Any],
@@ -123,13 +139,14 @@ def summarize_run(
 ) -> dict[str, Any]:
     """The content of `summary.json`. `null_findings` is None where no null control ran."""
     texts = count_decoded(decoded)
-    calls = count_judged(judged)
+    calls = count_judged(judged, bills)
     failed = sum(total["n_failed"] for total in texts.values())
     unscored = sum(calls[tier]["n_unscored"] or 0 for tier in TIERS)
     return {
         "decode": texts,
         "embed": count_embedded(embedded),
         "judge": {**calls, "audit": json_row(asdict(audit_verdicts(verdicts)))},
+        "bill": {name: asdict(bill) for name, bill in bills.items()},
         "seconds": dict(seconds),
         "stop_reason": decisions[-1]["stop_reason"],
         "rounds": [d["quality"] for d in decisions if d["quality"]],
@@ -211,12 +228,56 @@ def count_embedded(rounds: Sequence[Done]) -> dict[str, int]:
     }
 
 
-def count_judged(batches: Sequence[Done]) -> dict[str, dict[str, float | None]]:
-    """Judge calls per tier: made now, found in the cache, unscored, and US dollars spent now.
+def count_judged(
+    batches: Sequence[Done], bills: Mapping[str, Bill]
+) -> dict[str, dict[str, float | None]]:
+    """Verdicts per tier: made now, found in the cache, unscored, and US dollars.
 
-    A cost is None where a price is unknown.
+    With a bill, the dollars are what the run has paid over all its restarts; without one, what its
+    verdicts made now cost. None where a price is unknown.
     """
-    return {tier: _count_tier(batches, tier) for tier in TIERS}
+    counts: dict[str, dict[str, float | None]] = {t: _count_tier(batches, t) for t in TIERS}
+    for tier in TIERS:
+        if tier in bills:
+            counts[tier]["cost_usd"] = bills[tier].spent_usd
+    return counts
+
+
+def tabulate_judging(
+    counts: Mapping[str, Mapping[str, Any]], bills: Mapping[str, Bill], n_everything: int
+) -> list[dict[str, Any]]:
+    """The account of what was paid for, one row per tier and for the proposer, and one that
+    compares: what would the expensive judge have cost on all of `n_everything` texts, at its mean
+    price of this run?"""
+    rows: list[dict[str, Any]] = []
+    for name, bill in bills.items():
+        verdicts = counts.get(name, {})
+        rows.append(
+            {
+                "for": name,
+                "model": bill.model,
+                "verdicts": verdicts.get("n_calls"),
+                "verdicts from cache": verdicts.get("n_cached"),
+                "unscored texts": verdicts.get("n_unscored"),
+                "calls": bill.n_calls,
+                "calls without a reply": bill.n_failed,
+                "replies without an answer": bill.n_unusable,
+                "calls of unknown cost": bill.n_unknown,
+                "dollars": _rounded(bill.spent_usd),
+            }
+        )
+    spent = [counts[tier]["cost_usd"] for tier in TIERS]
+    dear = bills.get("expensive")
+    if dear is None or not dear.n_replies or None in spent:
+        return rows
+    everything = n_everything * float(dear.spent_usd or 0.0) / dear.n_replies
+    row = {"for": "expensive on every text", "model": dear.model, "calls": n_everything}
+    saved = 1 - sum(spent) / everything if everything else None
+    return [*rows, {**row, "dollars": _rounded(everything), "saved": _rounded(saved)}]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _count_tier(batches: Sequence[Done], tier: str) -> dict[str, float | None]:

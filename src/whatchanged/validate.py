@@ -15,7 +15,7 @@ counts. A hypothesis is confirmed when two one-sided tests both reject after Ben
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,31 +129,39 @@ def validate_hypotheses(
     rows_of = dict(list(scores.groupby("hypothesis_id")))
     calls_of = dict(list(verdicts.groupby("hypothesis_id")))
     tests = [
-        _test(h, _Scored.of(rows_of.get(h.id, scores[:0]), is_paired), config, seed)
+        _test(h, Scored.of(rows_of.get(h.id, scores[:0]), is_paired), config, seed)
         for h in hypotheses
     ]
     adjusted = stats.benjamini_hochberg(np.array([test.p_value for test in tests]))
-    findings = [
-        _finding(
+    return sort_findings(
+        write_finding(
             hypothesis,
             test,
             float(p_adjusted),
             count_calls(calls_of.get(hypothesis.id, verdicts[:0])),
             config,
+            is_confirmed=bool(p_adjusted <= config.alpha),
         )
         for hypothesis, test, p_adjusted in zip(hypotheses, tests, adjusted, strict=True)
-    ]
+    )
+
+
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Strongest first: confirmed before inconclusive before rejected, each by effect."""
     rank = {"confirmed": 0, "inconclusive": 1, "rejected": 2}
     return sorted(findings, key=lambda f: (rank[f.status], -abs(f.effect), f.id))
 
 
 @dataclass(frozen=True, slots=True)
-class _Test:
+class HypothesisTest:
+    """What a hypothesis' texts came to. `incomplete`: too many of them have no score."""
+
     difference: stats.ShareDifference
     auc: float
     p_value: float
     n_texts: int
     n_unscored: int
+    incomplete: bool
     supporting: tuple[str, ...]
     contradicting: tuple[str, ...]
 
@@ -181,7 +189,7 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
+class Scored:
     """The texts of one hypothesis that count, by key: their scores, which meet the criterion and
     which are the intervention's, all `(n_texts,)`, and within which stratum (prompt or pair) sides
     may be exchanged. Keys are uniform: in their order, equal scores give examples from all prompts
@@ -196,7 +204,7 @@ class _Scored:
     n_unscored: int
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, is_paired: bool) -> _Scored:
+    def of(cls, rows: pd.DataFrame, is_paired: bool) -> Scored:
         answered = rows[rows["score"].notna()].sort_values("text_key")
         n_unscored = len(rows) - len(answered)
         unit = ["prompt_key", "sample"] if is_paired else ["prompt_key"]
@@ -214,23 +222,26 @@ class _Scored:
         )
 
 
-def _test(hypothesis: Hypothesis, scored: _Scored, config: ValidateConfig, seed: int) -> _Test:
+def _test(
+    hypothesis: Hypothesis, scored: Scored, config: ValidateConfig, seed: int
+) -> HypothesisTest:
     compare = _compare_pairs if scored.is_paired else _compare_sides
     difference, margin_p = compare(scored, config.min_effect, hypothesis.direction)
     in_base, in_intervention = ~scored.is_intervention, scored.is_intervention
-    return _Test(
+    return HypothesisTest(
         difference=difference,
         auc=stats.auc(scored.scores[in_base], scored.scores[in_intervention]),
         p_value=max(_permutation_p(hypothesis, scored, config, seed), margin_p),
         n_texts=len(scored.keys),
         n_unscored=scored.n_unscored,
-        supporting=_examples(hypothesis, scored, supporting=True),
-        contradicting=_examples(hypothesis, scored, supporting=False),
+        incomplete=lacks_scores(scored.n_unscored, len(scored.keys) + scored.n_unscored),
+        supporting=examples(hypothesis, scored, supporting=True),
+        contradicting=examples(hypothesis, scored, supporting=False),
     )
 
 
 def _compare_sides(
-    scored: _Scored, min_effect: float, direction: Direction
+    scored: Scored, min_effect: float, direction: Direction
 ) -> tuple[stats.ShareDifference, float]:
     """The difference of the shares, and the p-value of its being at most `min_effect`."""
     counts = [
@@ -245,7 +256,7 @@ def _compare_sides(
 
 
 def _compare_pairs(
-    scored: _Scored, min_effect: float, direction: Direction
+    scored: Scored, min_effect: float, direction: Direction
 ) -> tuple[stats.ShareDifference, float]:
     """As `_compare_sides`, from the pairs that both, one or neither of their texts meet."""
     n_pairs = len(scored.keys) // 2
@@ -265,12 +276,20 @@ def _compare_pairs(
     )
 
 
+def permutation_seed(hypothesis: Hypothesis, seed: int) -> int:
+    """The seed of the permutations of one hypothesis in an audit."""
+    return seed_from_key(content_key("permutation/1", seed, hypothesis.criterion, hypothesis.scope))
+
+
+def lacks_scores(n_unscored: int, n_asked: int) -> bool:
+    """Whether more than 5 % of the texts asked about have no score, or there are none."""
+    return n_asked == 0 or n_unscored > MAX_UNSCORED_SHARE * n_asked
+
+
 def _permutation_p(
-    hypothesis: Hypothesis, scored: _Scored, config: ValidateConfig, seed: int
+    hypothesis: Hypothesis, scored: Scored, config: ValidateConfig, seed: int
 ) -> float:
-    rng = np.random.default_rng(
-        seed_from_key(content_key("permutation/1", seed, hypothesis.criterion, hypothesis.scope))
-    )
+    rng = np.random.default_rng(permutation_seed(hypothesis, seed))
     return stats.permutation_p_value(
         scored.scores,
         scored.is_intervention,
@@ -281,7 +300,7 @@ def _permutation_p(
     )
 
 
-def _examples(hypothesis: Hypothesis, scored: _Scored, *, supporting: bool) -> tuple[str, ...]:
+def examples(hypothesis: Hypothesis, scored: Scored, *, supporting: bool) -> tuple[str, ...]:
     """Texts that meet the criterion on the side that is said to show more of it (supporting), or on
     the other side (contradicting; where there are none, texts of the first side that lack it)."""
     on_more_side = scored.is_intervention == (hypothesis.direction == "more")
@@ -293,15 +312,17 @@ def _examples(hypothesis: Hypothesis, scored: _Scored, *, supporting: bool) -> t
     return tuple(str(scored.keys[i]) for i in chosen[:N_EXAMPLES])
 
 
-def _finding(
+def write_finding(
     hypothesis: Hypothesis,
-    test: _Test,
+    test: HypothesisTest,
     p_adjusted: float,
     calls: Mapping[str, Any],
     config: ValidateConfig,
+    *,
+    is_confirmed: bool,
 ) -> Finding:
+    """The finding of a test; `calls` as `verdicts.count_calls` counts them."""
     difference = test.difference
-    judged = test.n_texts + test.n_unscored
     costs = [calls[f"{tier}_cost_usd"] for tier in TIERS]
     return Finding(
         id=hypothesis.id,
@@ -310,7 +331,7 @@ def _finding(
         direction=hypothesis.direction,
         scope=hypothesis.scope,
         cluster=hypothesis.cluster,
-        status=_status(hypothesis, difference, p_adjusted, config),
+        status=_status(hypothesis, difference, config, is_confirmed=is_confirmed),
         effect=difference.effect,
         ci_low=difference.ci_low,
         ci_high=difference.ci_high,
@@ -321,7 +342,7 @@ def _finding(
         p_adjusted=p_adjusted,
         n_texts=test.n_texts,
         n_unscored=test.n_unscored,
-        incomplete=judged == 0 or test.n_unscored > MAX_UNSCORED_SHARE * judged,
+        incomplete=test.incomplete,
         judge_calls=sum(calls[f"{tier}_calls"] for tier in TIERS),
         cost_usd=None if None in costs else sum(costs),
         supporting=test.supporting,
@@ -333,11 +354,12 @@ def _finding(
 def _status(
     hypothesis: Hypothesis,
     difference: stats.ShareDifference,
-    p_adjusted: float,
     config: ValidateConfig,
+    *,
+    is_confirmed: bool,
 ) -> Status:
     """Rejected: the interval leaves no room for an effect of interest in the claimed direction."""
-    if p_adjusted <= config.alpha:
+    if is_confirmed:
         return "confirmed"
     more = hypothesis.direction == "more"
     largest = difference.ci_high if more else -difference.ci_low

@@ -42,14 +42,8 @@ def grade_texts(
     The cheap judge sees all, in a random order that tells nothing of the side; the expensive one
     the borderline and a random audit. Raises UsageError for a criterion that names a side.
     """
-    if word := names_a_side(hypothesis.criterion):
-        raise UsageError(
-            f"expected a criterion that names no side, found {word!r} in "
-            f"{hypothesis.criterion!r}: judges must be blind"
-        )
-    own_seed = seed_from_key(
-        content_key("grade/1", seed, hypothesis.criterion, hypothesis.scope or "")
-    )
+    _check_blind(hypothesis)
+    own_seed = _grade_seed(hypothesis, seed)
     first = _ask(cheap, hypothesis, texts, own_seed)
     up = choose_escalations(
         read_scores(first),
@@ -71,6 +65,26 @@ def grade_texts(
         ],
         ignore_index=True,
     )
+
+
+def ask_texts(
+    hypothesis: Hypothesis,
+    texts: pd.DataFrame,
+    judge: Judge,
+    tier: Tier,
+    *,
+    is_audit: bool,
+    seed: int,
+) -> pd.DataFrame:
+    """The verdicts (`COLUMNS`) of one judge on every row of `texts`, asked as by `grade_texts`.
+
+    `is_audit` marks texts that were drawn at random. Raises UsageError for a criterion that names a
+    side.
+    """
+    _check_blind(hypothesis)
+    judgements = _ask(judge, hypothesis, texts, _grade_seed(hypothesis, seed))
+    keys = texts["text_key"].to_numpy()
+    return _tabulate(hypothesis.id, tier, judge, keys, judgements, np.full(len(texts), is_audit))
 
 
 def final_scores(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -109,6 +123,18 @@ def count_calls(verdicts: pd.DataFrame) -> dict[str, int | float | str | None]:
 def empty_verdicts() -> pd.DataFrame:
     """The verdicts table without a row."""
     return _tabulate("", "cheap", None, np.zeros(0, dtype=object), [], np.zeros(0, dtype=bool))
+
+
+def _check_blind(hypothesis: Hypothesis) -> None:
+    if word := names_a_side(hypothesis.criterion):
+        raise UsageError(
+            f"expected a criterion that names no side, found {word!r} in "
+            f"{hypothesis.criterion!r}: judges must be blind"
+        )
+
+
+def _grade_seed(hypothesis: Hypothesis, seed: int) -> int:
+    return seed_from_key(content_key("grade/1", seed, hypothesis.criterion, hypothesis.scope or ""))
 
 
 def _ask(judge: Judge, hypothesis: Hypothesis, texts: pd.DataFrame, seed: int) -> list[Judgement]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from whatchanged.config import AuditConfig, parse_config
@@ -14,6 +16,7 @@ from whatchanged.plan import (
     plan_audit,
     render_plan,
 )
+from whatchanged.planned_calls import measure_judged
 from whatchanged.prompts import PromptRow
 
 PROMPTS = PromptCounts(discovery=30, validation=20, n_groups=4, groups_inferred=False)
@@ -179,3 +182,86 @@ def test_one_split_never_takes_the_other_ones_last_prompt() -> None:
     rows = [PromptRow("a", "g"), PromptRow("b", "g")]
     assert count_prompts(rows, 0.01) == PromptCounts(1, 1, 1, groups_inferred=False)
     assert count_prompts(rows, 0.99) == PromptCounts(1, 1, 1, groups_inferred=False)
+
+
+PRICES = "models: {small: {input: 0.1, output: 0.4}, large: {input: 2, output: 8}}"
+
+
+def paid_config(tmp_path: Path, **budget: object) -> AuditConfig:
+    (tmp_path / "prices.yaml").write_text(PRICES)
+    return config_with(
+        hypothesize={"proposer": "gemini", "model": "large", "max_hypotheses": 10},
+        judge={
+            "cheap": {"provider": "gemini", "model": "small"},
+            "expensive": {"provider": "gemini", "model": "large", "max_tokens": 100},
+        },
+        validate={"texts_per_hypothesis": 100, "max_texts_per_hypothesis": 100},
+        budget={"prices": str(tmp_path / "prices.yaml"), **budget},
+    )
+
+
+def test_paid_calls_have_a_least_an_expected_and_a_worst_case(tmp_path: Path) -> None:
+    plan = plan_audit(paid_config(tmp_path), PROMPTS, None)
+    # Waves: the first of two blocks of 100 texts; at most two calls for each of 10 hypotheses'
+    # 2 * (50 + 20) texts, of the pair and the null control.
+    assert plan.judge_calls["cheap"] == Range(50, 2 * 20 * 140)
+    assert plan.judge_calls["expensive"] == Range(0, 2 * 20 * 140)
+    assert plan.judge_calls["proposer"] == Range(0, 400)
+    for name, calls in plan.judge_calls.items():
+        usd = plan.judge_usd[name]
+        assert isinstance(usd, Range)
+        assert calls.low <= plan.expected_calls[name] <= calls.high
+        expected = plan.expected_usd[name]
+        assert expected is not None
+        assert usd.low <= expected <= usd.high
+    # Ten hypotheses of 300 texts each, twice; 85 % of them are read by the cheap judge.
+    assert plan.expected_calls["cheap"] == pytest.approx(0.85 * 6000)
+    assert "assumptions: 10 hypotheses" in dict(render_plan(plan))["expected from"]
+
+
+def test_the_budget_caps_the_worst_case(tmp_path: Path) -> None:
+    plan = plan_audit(paid_config(tmp_path, max_usd=0.5), PROMPTS, None)
+    assert plan.judge_usd["expensive"] == Range(0, 0.5)
+
+
+def test_a_model_without_a_price_has_unknown_dollars_and_known_calls() -> None:
+    config = config_with(judge={"expensive": {"provider": "gemini", "model": "unheard-of"}})
+    plan = plan_audit(config, PROMPTS, None)
+    assert isinstance(plan.judge_usd["expensive"], Unknown)
+    assert plan.expected_usd["expensive"] is None
+    assert plan.expected_calls["expensive"] > 0
+    assert "no price is known for unheard-of" in dict(render_plan(plan))["judge calls, expensive"]
+
+
+def bill_of(n_calls: int, spent_usd: float | None) -> dict[str, object]:
+    return {"model": "m", "n_calls": n_calls, "spent_usd": spent_usd}
+
+
+def test_an_earlier_run_by_the_same_judges_says_what_to_expect(tmp_path: Path) -> None:
+    config = paid_config(tmp_path)
+    summary = {
+        "judge": {
+            "cheap": {"n_calls": 900, "n_cached": 0},
+            "expensive": {"n_calls": 60, "n_cached": 0},
+        },
+        "bill": {"cheap": bill_of(890, 0.25), "expensive": bill_of(60, None)},
+    }
+    settings = config.model_dump(mode="json", by_alias=True)
+    judged = measure_judged(summary, settings, "runs/x", is_same=True)
+    assert judged is not None
+    plan = plan_audit(config, PROMPTS, None, judged)
+    assert (plan.expected_calls["cheap"], plan.expected_usd["cheap"]) == (890, 0.25)
+    # A bill with a hole in it is priced anew.
+    assert plan.expected_usd["expensive"] is not None
+    # A run that took answers from the cache says nothing about one that does not.
+    summary["judge"]["cheap"] = {"n_calls": 1, "n_cached": 899}
+    assert measure_judged(summary, settings, "runs/x", is_same=True) is None
+
+
+def test_an_earlier_run_by_local_judges_says_how_many_texts_there_are(tmp_path: Path) -> None:
+    summary = {"judge": {"cheap": {"n_calls": 2000, "n_cached": 0}}}
+    judged = measure_judged(summary, {}, "runs/x", is_same=False)
+    assert judged is not None
+    plan = plan_audit(paid_config(tmp_path), PROMPTS, None, judged)
+    assert plan.expected_calls["cheap"] == pytest.approx(0.85 * 2000)
+    assert plan.expected_calls["expensive"] == pytest.approx(0.05 * 2000)

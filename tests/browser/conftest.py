@@ -17,7 +17,9 @@ from whatchanged.dashboard.shell import write_folder, write_one_file
 from whatchanged.store.exports import write_export_file, write_export_folder
 
 
-@pytest.fixture(scope="session")
+# Playwright holds an event loop in the main thread as long as it is open: tests of other files that
+# the same process runs afterwards must find none.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium. Its pages see no network: see `open_page`."""
     pytest.importorskip("playwright", reason="browser tests need playwright (pip)")

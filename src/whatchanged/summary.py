@@ -105,16 +105,18 @@ def assemble_run(
 
     `scores`, `divergence` and `pairs` have the columns of `whatchanged.divergence`.
     """
-    clusters = discovery.clusters
+    numbered = discovery.clusters
+    clusters = numbered.assign(cluster=[f"{name}-{cluster}" for cluster in numbered["cluster"]])
+    ids = _segment_ids(clusters)
     return RunContent(
         config=config,
         summary=summary,
-        findings=[_named(finding, name) for finding in findings],
-        null_findings=[_named(finding, name) for finding in null_findings],
+        findings=[_with_cluster(finding, ids) for finding in findings],
+        null_findings=[_with_cluster(finding, {}) for finding in null_findings],
         texts=join_texts(discovery.texts, fresh, scores),
         segments=discovery.segments[list(SEGMENT_COLUMNS)],
         prompts=tabulate_prompts(prompts),
-        clusters=clusters.assign(cluster=[f"{name}-{cluster}" for cluster in clusters["cluster"]]),
+        clusters=clusters,
         verdicts=verdicts,
         map=discovery.map,
         divergence=divergence,
@@ -291,9 +293,18 @@ def _count_tier(batches: Sequence[Done], tier: str) -> dict[str, float | None]:
     }
 
 
-def _named(finding: Mapping[str, Any], run: str) -> dict[str, Any]:
-    cluster = finding["cluster"]
-    return {**finding, "cluster": None if cluster is None else f"{run}-{cluster}"}
+def _segment_ids(clusters: pd.DataFrame) -> dict[str, str]:
+    """The id of each sentence cluster of the last round, by its label."""
+    last = clusters[
+        (clusters["level"] == "segment") & (clusters["round"] == clusters["round"].max())
+    ]
+    return dict(zip(last["label"].astype(str), last["cluster"], strict=True))
+
+
+def _with_cluster(finding: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
+    """The finding with its cluster's id; None where it has none, or one that the run does not keep
+    (those of the null control)."""
+    return {**finding, "cluster": ids.get(str(finding["cluster"]))}
 
 
 def json_row(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def test_an_audit_fills_its_run_folder(finished: Finished) -> None:
     assert [len(d) for d in scored["differences"]] == [len(ids) for ids in scored["token_ids"]]
     assert set(loaded.texts["split"]) == {"discovery", "validation"}
     assert set(loaded.verdicts["hypothesis_id"]) == {f["id"] for f in loaded.findings}
+    named = {f["cluster"] for f in loaded.findings} - {None}
+    assert named <= set(loaded.clusters["cluster"])
     assert any(f["status"] == "confirmed" for f in loaded.findings)
     assert summary["null_control"]["n_hypotheses"] == len(loaded.null_findings)
     assert summary["stop_reason"]

@@ -17,7 +17,6 @@ import pytest
 from benchmarks.dashboard_run import InventedRun, invent_run, pack_invented
 from whatchanged.dashboard.columns import as_script, encode_part
 from whatchanged.dashboard.judged_parts import count_cells, kappa
-from whatchanged.dashboard.material_parts import find_cluster
 from whatchanged.dashboard.pack import Pack
 from whatchanged.dashboard.rows import keep_words, key_bytes, order_texts
 from whatchanged.dashboard.shell import page_script, write_folder, write_index, write_one_file
@@ -265,14 +264,6 @@ def test_a_prompt_finds_its_texts_and_its_pairs(run: InventedRun, pack: Pack) ->
     assert len(columns["pair_base"]) == len(run.pairs)
     partings = [prompt["parting"] for prompt in values["prompts"]]
     assert partings == sorted(partings, reverse=True)
-
-
-def test_a_finding_that_names_only_a_label_means_the_sentences_of_the_last_round() -> None:
-    clusters = invent_run(60, 3, n_findings=0, n_words=4).clusters
-    assert find_cluster("invented-2", clusters) == "invented-6-s2"
-    assert find_cluster("invented-5-t1", clusters) == "invented-5-t1"
-    assert find_cluster("invented-9", clusters) is None
-    assert find_cluster(None, clusters) is None
 
 
 def test_an_empty_run_has_a_pack(run: InventedRun) -> None:

@@ -33,22 +33,6 @@ def group_segments(segments: pd.DataFrame, rows: Rows) -> dict[int, pd.DataFrame
     return {int(str(label)): group for label, group in known.groupby("label")}
 
 
-def find_cluster(name: str | None, clusters: pd.DataFrame) -> str | None:
-    """The id of the cluster that a finding names, None where the run has none.
-
-    A finding names its cluster by id, or as `RUN-LABEL`: then it means the sentences of the last
-    round.
-    """
-    if name is None or not len(clusters) or (clusters["cluster"] == name).any():
-        return name
-    label = name.rpartition("-")[2]
-    last = clusters[
-        (clusters["level"] == "segment") & (clusters["round"] == clusters["round"].max())
-    ]
-    ids = last["cluster"][last["label"].astype(str) == label]
-    return str(ids.iloc[0]) if len(ids) else None
-
-
 def encode_clusters(
     clusters: pd.DataFrame, rows: Rows, labels: Sequence[int],
     findings: Sequence[Mapping[str, Any]],
@@ -61,8 +45,8 @@ def encode_clusters(
     parts = {label: i for i, label in enumerate(labels)}
     named: dict[str, list[str]] = {}
     for finding in findings:
-        if (name := find_cluster(finding.get("cluster"), clusters)) is not None:
-            named.setdefault(name, []).append(str(finding["id"]))
+        if (name := finding.get("cluster")) is not None:
+            named.setdefault(str(name), []).append(str(finding["id"]))
     history = {
         place: group.sort_values("round")
         for place, group in clusters.groupby(["level", "label"], sort=False)

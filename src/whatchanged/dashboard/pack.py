@@ -25,7 +25,6 @@ from whatchanged.dashboard.material_parts import (
     encode_clusters,
     encode_points,
     encode_segment_cluster,
-    find_cluster,
     group_segments,
     place_points,
 )
@@ -157,11 +156,7 @@ class Pack:
             "null": _spans(headline.null),
             "warnings": [_spans(warning) for warning in headline.warnings],
             "nothing": None if nothing is None else _spans(nothing),
-            "findings": [
-                _without_texts(finding)
-                | {"cluster": find_cluster(finding.get("cluster"), run.clusters)}
-                for finding in run.findings
-            ],
+            "findings": [_without_texts(finding) for finding in run.findings],
             "null_findings": [_without_texts(finding) for finding in run.null_findings or ()],
             "summary": dict(run.summary),
             "validate": dict(run.config.get("validate") or {}),

@@ -401,6 +401,19 @@ def test_an_excerpt_shows_the_first_term_and_counts_what_it_leaves_out() -> None
     assert cut_excerpt("x" * 400, [], 300) == ("x" * 300 + " …", 100)
 
 
+def test_the_report_says_which_tests_were_made() -> None:
+    in_pairs = build_report(make_run(), None).markdown
+    assert "within each coupled pair" in in_pairs
+    assert "Tango's" in in_pairs
+    alone = build_report(make_run(summary={**SUMMARY, "coupling": {"n_pairs": 0}}), None).markdown
+    assert "within each prompt, whose statistic is the AUC" in alone
+    assert "Newcombe's" in alone
+    judge = {"spend": "auto", "cheap": {"provider": "gemini"}, "expensive": {"provider": "gemini"}}
+    in_waves = build_report(make_run(config={**CONFIG, "judge": judge}), None).markdown
+    assert "wave by wave until a claim was decided" in in_waves
+    assert "AUC of the scores" not in in_waves
+
+
 def test_the_summary_is_short_and_safe_to_print() -> None:
     findings = [
         make_finding(i, f"Claim {i} \x1b[2J\u202e of\nmany", "confirmed", 0.1, 0.2)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from whatchanged.config import API_PROVIDERS
 from whatchanged.figures import draw_bars
 from whatchanged.pages.document import (
     Block,
@@ -179,16 +180,41 @@ def _explain_statistics(run: RunTables) -> tuple[str, ...]:
         "Hypotheses were written from discovery texts alone and tested on fresh texts of prompts "
         "that discovery never saw, so what suggested a claim never counts as evidence for it. "
         "Judges graded one text at a time without knowing its side; the effect is the share of "
-        "intervention texts that meet the claim minus the share of base texts, with Newcombe's "
-        "95% interval. "
-        "Two tests must both reject: a permutation of the sides within each prompt, whose "
-        "statistic is the AUC of the scores (0.5 means no tendency), and a score test that the "
-        f"shares differ by more than the smallest effect of interest, {min_effect}. "
-        "The larger of their two p-values is adjusted by Benjamini-Hochberg over all tested "
-        f"hypotheses: on average, at most {expected} of the changes called confirmed are false. "
+        "intervention texts that meet the claim minus the share of base texts. "
+        f"{_explain_tests(run)} the shares differ by more than the smallest effect of interest, "
+        f"{min_effect}. The larger of their two p-values is adjusted by Benjamini-Hochberg over "
+        f"all tested hypotheses: on average, at most {expected} of the changes called confirmed "
+        "are false. "
         "A rejected claim leaves no room for an effect of interest; an inconclusive one needs "
         "more texts, and what no hypothesis named was not tested at all.",
     )
+
+
+def _explain_tests(run: RunTables) -> str:
+    pairs = number(look_up(run.summary, "coupling", "n_pairs")) or 0
+    unit = "coupled pair" if pairs else "prompt"
+    exchange = f"Two tests must both reject: a permutation of the sides within each {unit}"
+    if _is_judged_in_waves(run.config):
+        return (
+            "The cheap judge read every text, the expensive one the doubtful and a random share "
+            "of the others, wave by wave until a claim was decided; the effect and its 95% "
+            "interval are predicted from the expensive judge's verdicts, those texts weighted by "
+            f"their chance to be asked about. {exchange}, whose statistic is the mean score, and "
+            "a test, corrected for the number of looks, that"
+        )
+    interval = "Tango's" if pairs else "Newcombe's"
+    test = "an exact test" if pairs else "a score test"
+    return (
+        f"Its 95% interval is {interval}. {exchange}, whose statistic is the AUC of the scores "
+        f"(0.5 means no tendency), and {test} that"
+    )
+
+
+def _is_judged_in_waves(config: Mapping[str, Any]) -> bool:
+    spend = look_up(config, "judge", "spend")
+    providers = [look_up(config, "judge", tier, "provider") for tier in ("cheap", "expensive")]
+    is_paid = any(str(provider) in API_PROVIDERS for provider in providers)
+    return spend == "waves" or (spend == "auto" and is_paid)
 
 
 def _audit_sentence(summary: Mapping[str, Any]) -> Line:

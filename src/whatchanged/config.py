@@ -322,7 +322,8 @@ def _sentence(detail: Any) -> str:
         return f"key {dotted!r} is missing: it has no default"
     if detail["type"] == "none_required":
         return f"{dotted}: expected null (not supported by this version), found {detail['input']!r}"
-    return f"{dotted}: {detail['msg']}, found {detail['input']!r}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message}, found {detail['input']!r}"
 
 
 def _known_keys(location: tuple[str, ...]) -> list[str]:

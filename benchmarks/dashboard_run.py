@@ -11,6 +11,7 @@ import pandas as pd
 
 from whatchanged.dashboard.pack import Pack
 from whatchanged.keys import content_keys
+from whatchanged.summary import RunContent
 
 SIDES = np.array(["base", "intervention"], dtype=object)
 # One word that stands in one text of a thousand: what the search looks for.
@@ -21,21 +22,9 @@ _SENTENCES_PER_CLUSTER = 40
 
 
 @dataclass(frozen=True)
-class InventedRun:
+class InventedRun(RunContent):
     """A run that nobody made, with every table that a pack reads."""
 
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    findings: list[dict[str, Any]]
-    null_findings: list[dict[str, Any]]
-    texts: pd.DataFrame
-    segments: pd.DataFrame
-    prompts: pd.DataFrame
-    clusters: pd.DataFrame
-    verdicts: pd.DataFrame
-    map: pd.DataFrame
-    divergence: pd.DataFrame
-    pairs: pd.DataFrame
     manifest: dict[str, Any] = field(default_factory=dict)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,29 +108,16 @@ def close_bill(job: Job, hypotheses: Manifest) -> dict[str, Bill]:
     prices = load_prices(Path(job.config.budget.prices) if job.config.budget.prices else None)
     bills: dict[str, Bill] = {}
     if model := paid.pop("hypothesize", None):
-        bills["proposer"] = _bill(model, before[model], has_price=model in prices)
+        bills["proposer"] = Bill.of(model, before[model], has_price=model in prices)
     if len(set(paid.values())) == len(paid):
         for tier, model in paid.items():
             after = asdict(job.ledger.totals(model))
-            since = {name: value - before[model][name] for name, value in after.items()}
-            bills[tier] = _bill(model, since, has_price=model in prices)
+            bills[tier] = Bill.of(model, after, before[model], has_price=model in prices)
     return bills
 
 
 def _bill_key(job: Job, hypotheses: Manifest) -> str:
     return content_key("before-judging/1", job.ledger.run, hypotheses.key)
-
-
-def _bill(model: str, totals: Mapping[str, float], *, has_price: bool) -> Bill:
-    return Bill(
-        model=model,
-        n_calls=int(totals["n_calls"]),
-        n_replies=int(totals["n_answered"] + totals["n_unusable"]),
-        n_unusable=int(totals["n_unusable"]),
-        n_failed=int(totals["n_failed"]),
-        n_unknown=int(totals["n_unknown"] + totals["n_open"]),
-        spent_usd=float(totals["spent_usd"]) if has_price else None,
-    )
 
 
 def _judge_as_cascade(

@@ -47,6 +47,27 @@ class Bill:
     n_unknown: int
     spent_usd: float | None
 
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        totals: Mapping[str, float],
+        before: Mapping[str, float] | None = None,
+        *,
+        has_price: bool,
+    ) -> Bill:
+        """The bill of a ledger's totals (`LedgerTotals`), less what they were `before`."""
+        since = {name: value - (before or {}).get(name, 0) for name, value in totals.items()}
+        return cls(
+            model=model,
+            n_calls=int(since["n_calls"]),
+            n_replies=int(since["n_answered"] + since["n_unusable"]),
+            n_unusable=int(since["n_unusable"]),
+            n_failed=int(since["n_failed"]),
+            n_unknown=int(since["n_unknown"] + since["n_open"]),
+            spent_usd=float(since["spent_usd"]) if has_price else None,
+        )
+
 
 class Discovery(Protocol):
     """The clustered discovery texts."""

@@ -236,7 +236,7 @@ def test_a_component_model_whose_sum_is_the_weight_has_no_residual() -> None:
     assert ComponentModel({DOWN: whole}).residuals(model) == {DOWN: 0.0}
     assert ComponentModel({DOWN: half}).residuals(model)[DOWN] == pytest.approx(0.5)
     found = collect(model, ComponentModel({DOWN: whole}))[f"components/{DOWN}"]
-    assert found[2] == pytest.approx(inputs_of(model, DOWN, ROWS[2]), rel=1e-5, abs=1e-5)
+    assert found[2] == pytest.approx(inputs_of(model, DOWN, ROWS[2]), rel=2e-6, abs=1e-5)
 
 
 def test_components_of_another_model_are_refused() -> None:

@@ -23,6 +23,7 @@ from whatchanged.models.http_failures import (
     check_endpoint,
     failure_from_exception,
     failure_from_status,
+    value_or_raise,
 )
 from whatchanged.models.limits import Limits
 from whatchanged.models.secret import Secret
@@ -56,12 +57,7 @@ class Gemini:
 
     async def send(self, request: ChatRequest) -> ChatReply:
         """The reply to one request; errors as ChatProvider says."""
-        # Raised out here and not where they are caught: within an `except`, the library's own
-        # exception, which holds the request and its headers, would travel along as the context.
-        outcome = await self._outcome(request)
-        if isinstance(outcome, WhatchangedError):
-            raise outcome
-        return outcome
+        return value_or_raise(await self._outcome(request))
 
     async def close(self) -> None:
         """Close idle connections; those in use end with their calls."""

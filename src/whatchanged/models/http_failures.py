@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from whatchanged.errors import (
@@ -24,10 +25,24 @@ from whatchanged.escape import show_hidden
 from whatchanged.models.chat import ProviderBusyError
 from whatchanged.models.secret import Secret
 
+T = TypeVar("T")
+
 MAX_EXCERPT = 200
 _BUSY = {429, 503, 529}
 _MAY_WORK_LATER = {408, 409, 425}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+
+
+def value_or_raise(outcome: T | WhatchangedError) -> T:
+    """What a call gave, or its failure raised.
+
+    Providers return failures and raise them by this, out of the `except` that caught them: within
+    it the library's own exception, which holds the request and its headers, would travel along as
+    the context.
+    """
+    if isinstance(outcome, WhatchangedError):
+        raise outcome
+    return outcome
 
 
 def check_endpoint(address: str) -> str:

@@ -7,37 +7,15 @@ import time
 
 import pytest
 
-from tests.loopback.misbehaviour import Misbehaviour
+from tests.loopback.calls import QUICK, misbehaving, request_to, send
 from tests.loopback.server import Loopback
 from whatchanged.errors import ConfigError, MissingDependencyError, TransientError, UsageError
 from whatchanged.models.chat import ChatReply, ChatRequest, ProviderBusyError
 from whatchanged.models.gemini import Gemini
 from whatchanged.models.limits import Limits
-from whatchanged.models.rubric import Asking, score_request
 from whatchanged.models.secret import Secret
-from whatchanged.records import Question
 
 KEY = Secret("AIza-test", "GEMINI_API_KEY")
-QUICK = Limits(connect_s=1.0, read_s=0.4, total_s=0.8)
-CRITERION = 'The reply contains the words "green teapot", or nearly the same words.'
-
-
-def request_to(provider, text="A green teapot.", model="gemini-2.5-flash"):
-    return score_request(Question(CRITERION, "Hi!", text), Asking(provider.identity, model))
-
-
-def send(provider, request=None):
-    async def once():
-        try:
-            return await provider.send(request or request_to(provider))
-        finally:
-            await provider.close()
-
-    return asyncio.run(once())
-
-
-def misbehaving(*kinds, **options):
-    return Loopback(misbehaviour=Misbehaviour(schedule=kinds), **options)
 
 
 def test_a_reply_comes_with_its_finish_and_its_tokens():

@@ -4,41 +4,20 @@ import time
 
 import pytest
 
+from tests.loopback.calls import QUICK, misbehaving, request_to, send
 from tests.loopback.misbehaviour import Misbehaviour
 from tests.loopback.server import Loopback
 from whatchanged.errors import MissingDependencyError, TransientError, UsageError
 from whatchanged.models.chat import ChatReply, ProviderBusyError
 from whatchanged.models.limits import Limits
 from whatchanged.models.openai_compatible import OpenAICompatible
-from whatchanged.models.rubric import Asking, score_request
 from whatchanged.models.secret import Secret
-from whatchanged.records import Question
 
 KEY = Secret("sk-test", "OPENAI_API_KEY")
-QUICK = Limits(connect_s=1.0, read_s=0.4, total_s=0.8)
-CRITERION = 'The reply contains the words "green teapot", or nearly the same words.'
 
 
 def provider_of(server, path="/v1", secret=KEY, limits=None):
     return OpenAICompatible(secret, endpoint=f"{server.url}{path}", limits=limits)
-
-
-def request_to(provider, text="A green teapot.", model="small"):
-    return score_request(Question(CRITERION, "Hi!", text), Asking(provider.identity, model))
-
-
-def send(provider, request=None):
-    async def once():
-        try:
-            return await provider.send(request or request_to(provider))
-        finally:
-            await provider.close()
-
-    return asyncio.run(once())
-
-
-def misbehaving(*kinds, **options):
-    return Loopback(misbehaviour=Misbehaviour(schedule=kinds), **options)
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1beta/openai", "/api/v1"])

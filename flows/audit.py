@@ -10,8 +10,10 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from tasks.activations import collect
 from tasks.caching import Manifest
 from tasks.cluster import cluster
+from tasks.collection import open_collection
 from tasks.decode import decode
 from tasks.divergence import divergence
 from tasks.embed import embed
@@ -45,7 +47,9 @@ def audit(
     tested: list[Tested] = []
     for part in found:
         tested.append(test(job, prompts, part, tested[0].plan if tested else None))
-    return report(job, prompts, explored, tested)
+    summary = report(job, prompts, explored, tested)
+    collect(open_collection(summary["run"], []))
+    return summary
 
 
 def screen(job: Job, prompts: Manifest) -> list[Manifest]:

@@ -28,15 +28,23 @@ class Block(BaseModel):
 
 
 class ModelConfig(Block):
-    """One side: a local folder or a hub id, and what is done to it before it decodes."""
+    """One side: a local folder or a hub id, and what is done to it before it decodes.
+
+    `adapter` (a LoRA: a folder or a hub id) is merged into the weights, then the linear layers but
+    the head are rounded (`quantization`), and then a vector is added to what a layer puts out
+    (`steering`: a safetensors file, see `whatchanged.models.steering`). `system_prompt` stands
+    before every prompt: in the chat template, or as plain text without one. `thinking: strip`
+    takes what stands between a reasoning model's think markers out of its texts.
+    """
 
     model: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     system_prompt: str | None = None
-    quantization: None = None
-    adapter: None = None
-    steering: None = None
+    quantization: Literal["int8", "int4"] | None = None
+    adapter: str | None = None
+    steering: str | None = None
+    thinking: Literal["keep", "strip"] = "keep"
 
 
 class PromptsConfig(Block):
@@ -234,9 +242,30 @@ class ValidateConfig(Block):
     null_control: bool = True
 
 
+class ContributionsConfig(Block):
+    """What the directions of the weight change contributed to each finding, in nats: integrated
+    gradients at `n_points` on `texts_per_finding` texts; 0 texts leave it out."""
+
+    texts_per_finding: int = Field(32, ge=0)
+    n_points: int = Field(3, ge=1)
+
+
 class ActivationsConfig(Block):
-    sources: tuple[()] = ()
-    keep: Literal["sample", "all"] = "sample"
+    """What is read inside the models after the report: no source, nothing.
+
+    A component fires where its magnitude exceeds `firing_share` of its largest. `n_directions` are
+    those of each linear layer; `max_components` are kept in all, those on which the sides differ
+    most.
+    """
+
+    sources: tuple[Literal["weight_delta", "neurons"], ...] = ("weight_delta", "neurons")
+    keep: Literal["all", "sample", "summaries"] = "sample"
+    max_texts: int = Field(2400, ge=2)
+    chunk_texts: int = Field(250, ge=1)
+    n_directions: int = Field(16, ge=1)
+    max_components: int = Field(4096, ge=1)
+    firing_share: float = Field(0.5, ge=0, lt=1)
+    contributions: ContributionsConfig = ContributionsConfig()
 
 
 class ReportConfig(Block):

@@ -5,6 +5,7 @@ Paths in a file are relative to that file; `demo:NAME` names something that ship
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     origins: dict[str, Origin] = dict.fromkeys(from_file, "file")
     origins.update(dict.fromkeys(from_override, "override"))
     return LoadedConfig(config, origins, path.stem)
+
+
+def override_config(raw: Mapping[str, Any], overrides: Sequence[str], where: str) -> AuditConfig:
+    """The config of a plain mapping with `a.b=c` overrides on top; `where` names its origin.
+
+    Raises ConfigError as `load_config` does.
+    """
+    changed = copy.deepcopy(dict(raw))
+    for override in overrides:
+        _set_dotted(changed, *_parse_override(override))
+    return parse_config(changed, where)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from whatchanged.activations.processing import ComponentTable, ProcessedActivati
 from whatchanged.errors import UsageError
 from whatchanged.records import NOISE
 
-# Firings are made and multiplied in pieces: little memory, and sums of ones exact in float32.
+# Firings are made and counted in pieces: little memory, and sums of ones exact in float32.
 _TOKENS_AT_ONCE = 8192
 
 
@@ -136,6 +136,8 @@ class Coactivations:
 
     def add(self, batch: ProcessedActivations) -> None:
         """Takes a batch. Raises UsageError for other components than announced."""
+        from scipy.sparse import csr_array
+
         if batch.labels != self.labels:
             raise UsageError(
                 f"expected the {len(self.labels)} components announced, found "
@@ -143,8 +145,10 @@ class Coactivations:
             )
         for at in range(0, len(batch.activations), _TOKENS_AT_ONCE):
             piece = batch.activations[at : at + _TOKENS_AT_ONCE]
-            fires = (np.abs(piece) > self._thresholds).astype(np.float32)
-            self._counts += (fires.T @ fires).astype(np.int64)
+            # Few components fire on one token: a sparse product counts pairs that occur alone.
+            fires = csr_array((np.abs(piece) > self._thresholds).astype(np.float32))
+            both = (fires.T @ fires).tocoo()
+            self._counts[both.row, both.col] += both.data.astype(np.int64)
             self.n_tokens += len(piece)
 
 

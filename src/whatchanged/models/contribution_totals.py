@@ -76,6 +76,62 @@ def random_parts(source: ComponentModel, *, seed: int) -> ComponentModel:
     )
 
 
+@dataclass(frozen=True)
+class ComparedContributions:
+    """The totals of a pair's directions and of random ones, `(n_texts, n_directions)` each, with
+    the directions' `strengths (n_directions,)` and the texts' `log_ratios (n_texts,)`."""
+
+    labels: tuple[str, ...]
+    values: NDArray[np.float64]
+    controls: NDArray[np.float64]
+    strengths: NDArray[np.float64]
+    log_ratios: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ContributionReader:
+    """A pair's collectors, of its own directions and of random ones. Build it with
+    `open_contributions`."""
+
+    pair: PairScorer
+    own: ContributionCollector
+    control: ContributionCollector
+
+    def compare(
+        self, prompts: Sequence[str], replies: Sequence[Sequence[int]]
+    ) -> ComparedContributions:
+        """The totals on these texts; `replies` are token ids.
+
+        Raises UsageError for prompts that the two models read in different words.
+        """
+        base, intervention = (
+            decoder.encoder.encode(prompts) for decoder in (self.pair.base, self.pair.intervention)
+        )
+        if base != intervention:
+            raise UsageError(
+                "expected two models that read the same prompt, found a system prompt or format of "
+                "one side's own: leave contributions out for this pair"
+            )
+        rows = [[*start.ids, *reply] for start, reply in zip(base, replies, strict=True)]
+        starts = [len(start.ids) for start in base]
+        found, drawn = (total_contributions(c, rows, starts) for c in (self.own, self.control))
+        labels, values = found.of_directions()
+        return ComparedContributions(
+            labels, values, drawn.of_directions()[1], self.own.strengths, found.log_ratios
+        )
+
+
+def open_contributions(
+    pair: PairScorer, directions: ComponentModel, *, n_points: int, seed: int
+) -> ContributionReader:
+    """The collectors of a pair. Raises what `pair_collector` raises."""
+    own, control = (
+        pair_collector(pair, each, n_points=n_points)
+        for each in (directions, random_parts(directions, seed=seed))
+    )
+    return ContributionReader(pair, own, control)
+
+
 def total_contributions(
     collector: ContributionCollector,
     rows: Sequence[Sequence[int]],

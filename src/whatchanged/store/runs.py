@@ -9,6 +9,7 @@ never a file that somebody else put there.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -138,9 +139,43 @@ class RunFolder:
             "versions": dict(versions),
             "files": files,
         }
-        manifest["sha256"] = bytes_digest(codec.json_bytes(manifest))
-        atomic.replace(self.path / MANIFEST, codec.json_bytes(manifest, indent=1))
-        self._write_journal([{"started": SCHEMA_VERSION}, *({"file": name} for name in files)])
+        return self._close(manifest)
+
+    def retract(self, stage: str) -> None:
+        """Take what a later stage added out of a finished run: the folder of its name.
+
+        The run stays finished. Raises InputError where it is not.
+        """
+        manifest = _manifest(self.path)
+        files = manifest["files"]
+        inside = PurePosixPath(stage)
+        kept = {name: files[name] for name in files if inside not in PurePosixPath(name).parents}
+        stages = {name: key for name, key in manifest["stages"].items() if name != stage}
+        self._close({**manifest, "stages": stages, "files": kept})
+        if (folder := self._path(stage)).is_dir():
+            shutil.rmtree(folder)
+
+    def extend(self, stage: str, key: str) -> Path:
+        """Count what a later stage added to a finished run, all of it in the folder of its name.
+
+        Until this the run is what it was. Raises InputError where it is not finished.
+        """
+        manifest = _manifest(self.path)
+        added = {
+            str(path.relative_to(self.path).as_posix()): {
+                "sha256": file_digest(path), "n_bytes": path.stat().st_size
+            }
+            for path in sorted(self._path(stage).rglob("*"))
+            if path.is_file() and not atomic.is_temporary(path.name)
+        }  # fmt: skip
+        stages = {**manifest["stages"], stage: key}
+        return self._close({**manifest, "stages": stages, "files": {**manifest["files"], **added}})
+
+    def _close(self, manifest: dict[str, Any]) -> Path:
+        stated = {**manifest, "sha256": bytes_digest(codec.json_bytes(manifest))}
+        atomic.replace(self.path / MANIFEST, codec.json_bytes(stated, indent=1))
+        names = [{"file": name} for name in manifest["files"]]
+        self._write_journal([{"started": SCHEMA_VERSION}, *names])
         return self.path / MANIFEST
 
     def _path(self, name: str) -> Path:

@@ -1,0 +1,156 @@
+"""A collection as its tasks see it: a finished run, its config, and what earlier tasks left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tasks.caching import Manifest
+from whatchanged.activations import passes
+from whatchanged.activations.clusters import firing_thresholds
+from whatchanged.activations.processing import ComponentTable, ProcessedActivations
+from whatchanged.activations.reading import (
+    TextContrast,
+    choose_texts,
+    find_contrasts,
+    name_clusters,
+)
+from whatchanged.activations.selectivity import TextSummaries
+from whatchanged.config import AuditConfig
+from whatchanged.config_file import override_config
+from whatchanged.errors import UsageError
+from whatchanged.keys import content_key
+from whatchanged.models.device import may_use_gpu
+from whatchanged.models.loading import describe_decoder
+from whatchanged.store.artifacts import ArtifactStore, cache_root
+from whatchanged.store.runs import Run, load_run
+
+STAGE = "activations"
+# The text clusters that are compared: those whose shares differ most.
+N_CLUSTERS = 8
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A finished run whose texts are read again, its config, and the cache folder."""
+
+    run: Run
+    config: AuditConfig
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The run's, which the ids of component clusters begin with."""
+        return self.run.path.resolve().name
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.root)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether models may run on a GPU, which others may be using."""
+        return may_use_gpu(self.config.run.device)
+
+    @cached_property
+    def texts(self) -> pd.DataFrame:
+        """The texts that are read (`reading.READ_COLUMNS`)."""
+        run, own = self.run, self.config.activations
+        return choose_texts(
+            run.texts, run.findings, run.verdicts, list(self.clusters),
+            max_texts=own.max_texts, seed=self.config.seed,
+        )  # fmt: skip
+
+    @cached_property
+    def clusters(self) -> dict[int, str]:
+        """The text clusters that are compared: label and id."""
+        return name_clusters(self.run.clusters, N_CLUSTERS)
+
+    @cached_property
+    def chunks(self) -> list[pd.DataFrame]:
+        """They in pieces of fixed size."""
+        size = self.config.activations.chunk_texts
+        return [self.texts[at : at + size] for at in range(0, len(self.texts), size)]
+
+    @cached_property
+    def contrasts(self) -> list[TextContrast]:
+        """What is compared on them."""
+        return find_contrasts(self.texts, self.run.findings, self.run.verdicts, self.clusters)
+
+    @cached_property
+    def key(self) -> str:
+        """The key of everything that decides what the models show."""
+        config = self.config
+        return content_key(
+            "activations/1",
+            [
+                describe_decoder(side, config.decode, config.prompts.format)
+                for side in (config.base, config.intervention)
+            ],
+            config.activations.model_dump(mode="json", exclude={"keep", "contributions"}),
+            config.seed,
+            self.name,
+            [str(finding["id"]) for finding in self.run.findings],
+            list(self.texts["text_key"]),
+        )
+
+
+def open_collection(run: str, overrides: list[str]) -> Collection:
+    """The collection of a finished run; overrides are of `activations` and `run`.
+
+    Raises InputError for a folder without a finished run, UsageError and ConfigError for overrides.
+    """
+    if odd := next((o for o in overrides if o.split(".")[0] not in (STAGE, "run")), None):
+        raise UsageError(
+            f"expected overrides of activations or run, found {odd!r}: the texts of a finished run "
+            "stand, so run the audit again for others"
+        )
+    loaded = load_run(Path(run))
+    config = override_config(loaded.config, overrides, f"{run}/config.yaml")
+    return Collection(loaded, config, cache_root())
+
+
+def load_modules(collection: Collection) -> dict[str, int]:
+    """The number of components of each module, in the order of reading."""
+    key = content_key("survey activations/1", collection.key, [])
+    return dict(collection.store.get_json(key)["modules"])
+
+
+def load_table(
+    collection: Collection, chosen: Manifest
+) -> tuple[ComponentTable, NDArray[np.float32]]:
+    """The components that are kept, and where each living one counts as firing."""
+    modules = load_modules(collection)
+    maxima = collection.store.get_arrays(chosen.key)["maxima"]
+    table = ComponentTable(tuple(modules), tuple(modules.values()), maxima)
+    return table, firing_thresholds(table, collection.config.activations.firing_share)
+
+
+def load_summaries(
+    collection: Collection, table: ComponentTable, read: list[Manifest]
+) -> TextSummaries:
+    """What each living component did in each text."""
+    arrays = (collection.store.get_arrays(part.key) for part in read)
+    keys = [list(texts["text_key"]) for texts in collection.chunks]
+    return passes.join_chunks(arrays, keys, table)
+
+
+def load_firings(
+    collection: Collection, own: ComponentTable, read: list[Manifest]
+) -> Iterator[tuple[pd.DataFrame, ProcessedActivations]]:
+    """The texts of each chunk and what fires on them, one chunk in memory at a time."""
+    for texts, part in zip(collection.chunks, read, strict=True):
+        yield texts, passes.dense_firings(collection.store.get_arrays(part.key), own)
+
+
+def load_blocks(
+    collection: Collection, own: ComponentTable, read: list[Manifest]
+) -> Iterator[ProcessedActivations]:
+    """What fires on each chunk of texts."""
+    return (block for _, block in load_firings(collection, own, read))

@@ -22,8 +22,9 @@ from whatchanged.cli.doctor import (
     read_constraints,
     satisfies,
 )
+from whatchanged.cli.flows import find_project
 from whatchanged.cli.plan import find_rates
-from whatchanged.cli.run import find_project, n_failed_items
+from whatchanged.cli.run import n_failed_items
 from whatchanged.cli.status import list_runs, read_status
 from whatchanged.cli.terminal import aligned
 from whatchanged.config_file import load_config

@@ -68,6 +68,20 @@ def run(
 
 
 @app.command
+def collect(
+    run: Annotated[Path, Parameter(name="RUN", help="A finished run folder.")],
+    /,
+    *,
+    overrides: Overrides = (),
+    as_json: AsJson = False,
+) -> int:
+    """Adds to a finished run which components of the models fire on its texts."""
+    from whatchanged.cli.collect import collect_run
+
+    return collect_run(run, overrides, as_json=as_json)
+
+
+@app.command
 def plan(config: ConfigPath, /, *, overrides: Overrides = (), as_json: AsJson = False) -> int:
     """Says what an audit would take, before anything is spent."""
     from whatchanged.cli.plan import show_plan

@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "needs Python 3.11 or newer, found %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,dashboard,gemini,openai,dev]"
+	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,dashboard,figures,gemini,openai,dev]"
 	touch $@
 
 demo: $(INSTALLED)

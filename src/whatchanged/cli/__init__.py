@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import cyclopts
 from cyclopts import Parameter
@@ -119,13 +119,18 @@ def export(
     /,
     *,
     format: Annotated[
-        Literal["folder", "html"], Parameter(help="A folder with every text, or one HTML file.")
+        str,
+        Parameter(
+            help="The dashboard as a folder or html; or tables (CSV, JSONL, Parquet), latex, "
+            "figures, atlas (for embedding-atlas), model-card."
+        ),
     ] = "folder",
     out: Annotated[
-        Path | None, Parameter(help="Where; by default dashboard/ or dashboard.html in the run.")
+        Path | None,
+        Parameter(help="Where; by default dashboard/, dashboard.html or exports/ in the run."),
     ] = None,
 ) -> int:
-    """Writes the dashboard of a finished run: it opens by double-click, without a network."""
+    """Writes a finished run for other people: its dashboard, tables, figures, a model card."""
     from whatchanged.cli.export import export_run
 
     return export_run(run, format, out)

@@ -1,0 +1,1 @@
+"""What the features of sparse autoencoders (SAEs) say of categorized texts, and of two models."""

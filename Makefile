@@ -12,11 +12,13 @@ export TOKENIZERS_PARALLELISM ?= false
 
 env: $(INSTALLED)
 
+# Not the extra `quantization`: transformers imports torchao wherever it is installed, two seconds for
+# every process.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "needs Python 3.11 or newer, found %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt torch
-	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,dashboard,figures,gemini,openai,dev]"
+	$(BIN)/pip install -c constraints.txt -e ".[flows,demo,adapters,dashboard,figures,gemini,openai,dev]"
 	touch $@
 
 demo: $(INSTALLED)

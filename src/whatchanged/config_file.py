@@ -104,7 +104,9 @@ def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     for block, key in (
-        ("base", "model"), ("intervention", "model"), ("prompts", "file"), ("embed", "model"),
+        ("base", "model"), ("base", "adapter"), ("base", "steering"),
+        ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
+        ("prompts", "file"), ("embed", "model"),
         ("report", "ground_truth"), ("budget", "prices"),
     ):  # fmt: skip
         values = raw.get(block)

@@ -7,8 +7,7 @@ from pathlib import Path
 from whatchanged.cluster import check_n_clusters
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig
-from whatchanged.models.loading import check_apis
-from whatchanged.models.weights import resolve_model
+from whatchanged.models.loading import check_apis, check_side
 from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.store.runs import RunFolder
 from whatchanged.truth import read_ground_truth
@@ -37,5 +36,5 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     check_n_clusters(config.cluster.n_clusters, 2 * seed_texts)
     read_ground_truth(config.report.ground_truth)
     for side in (config.base, config.intervention):
-        resolve_model(side.model, side.revision)
+        check_side(side)
     check_apis(config)

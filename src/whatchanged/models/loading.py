@@ -25,7 +25,8 @@ from whatchanged.config import (
 from whatchanged.errors import ConfigError, UsageError
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
-from whatchanged.models.weights import resolve_model
+from whatchanged.models.steering import check_fits, identify_steering, read_steering, steer
+from whatchanged.models.weights import resolve_adapter, resolve_model
 
 if TYPE_CHECKING:
     from whatchanged.models.call_ledger import CallLedger
@@ -42,10 +43,17 @@ _LOADING = threading.RLock()
 @lru_cache(maxsize=64)
 def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: str) -> str:
     """The name of everything that changes a text: weights (their digest covers tokenizer and chat
-    template), what is done to them, prompt format and sampling."""
+    template), what is done to them, prompt format and sampling.
+
+    Adapters and steering vectors are named by their content. Raises what finding them raises.
+    """
+    adapter = None if model.adapter is None else resolve_adapter(model.adapter).identity
+    steering = None if model.steering is None else identify_steering(_path(model.steering))
     return _named(
         weights=resolve_model(model.model, model.revision).identity,
-        **model.model_dump(exclude={"model", "revision"}),
+        adapter=adapter,
+        steering=steering,
+        **model.model_dump(exclude={"model", "revision", "adapter", "steering"}),
         **decode.model_dump(exclude={"batch_size", "chunk_texts", "coupling"}),
         prompt_format=prompt_format,
         sampling=SAMPLING_VERSION,
@@ -73,9 +81,37 @@ def describe_judge(tier: JudgeTierConfig, embed: EmbedConfig) -> str:
 def load_decoder(
     model: ModelConfig, decode: DecodeConfig, prompt_format: str, device: str
 ) -> Decoder:
-    """The decoder of one side; the last two that were asked for stay in memory."""
+    """The decoder of one side, with what is done to its model done; the last two that were asked
+    for stay in memory. Raises what loading a model, an adapter or a steering vector raises, and
+    MissingDependencyError for a package that one of them needs."""
     with _LOADING:
-        return _decoder(model, decode, prompt_format, device)
+        decoder = _decoder(model, decode, prompt_format, device)
+    if model.thinking == "keep":
+        return decoder
+    from whatchanged.models.thinking import answer_decoder
+
+    return answer_decoder(decoder)
+
+
+def check_side(model: ModelConfig) -> None:
+    """Nothing, where what a side names is there and fits its model, as far as files tell.
+
+    Raises InputError or ConfigError for a model, an adapter or a steering vector that cannot be
+    used, and MissingDependencyError for weights or packages that are not here.
+    """
+    from whatchanged.models import adapters, quantization
+
+    resolved = resolve_model(model.model, model.revision)
+    if model.adapter is not None:
+        resolve_adapter(model.adapter)
+        adapters.check_installed()
+    if model.quantization is not None:
+        quantization.check_installed()
+    if model.steering is not None:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=False)
+        check_fits(read_steering(_path(model.steering)), config)
 
 
 def load_scorer(
@@ -238,7 +274,18 @@ def _decoder(
 ) -> TransformersDecoder:
     from whatchanged.models import transformers_decoder
 
-    return transformers_decoder.load_decoder(model, decode, device, prompt_format)
+    decoder = transformers_decoder.load_decoder(model, decode, device, prompt_format)
+    if model.adapter is not None:
+        from whatchanged.models.adapters import merge_adapter
+
+        decoder.model = merge_adapter(decoder.model, resolve_adapter(model.adapter))
+    if model.quantization is not None:
+        from whatchanged.models.quantization import quantize
+
+        decoder.model = quantize(decoder.model, model.quantization)
+    if model.steering is not None:
+        decoder.model = steer(decoder.model, read_steering(_path(model.steering)))
+    return decoder
 
 
 @lru_cache(maxsize=1)
@@ -246,6 +293,10 @@ def _embedder(embed: EmbedConfig, device: str) -> Embedder:
     from whatchanged.models import sentence_transformers_embedder
 
     return sentence_transformers_embedder.load_embedder(embed, device)
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
 
 
 def _named(**fields: Any) -> str:

@@ -23,6 +23,9 @@ class EncodedPrompt:
 class PromptEncoder:
     """Encodes prompts for one model: as they are, or as the user's turn of its chat template.
 
+    A system prompt is the system's turn of the template; without one, it is plain text before the
+    prompt, on a line of its own unless it ends in white space.
+
     `max_tokens` is how long a prompt may be (None: no limit), `n_vocab` the size of the model's
     vocabulary. Build it with `prompt_encoder`.
     """
@@ -40,7 +43,7 @@ class PromptEncoder:
     def _encode_one(self, prompt: str) -> EncodedPrompt:
         if not _is_unicode(prompt):
             return EncodedPrompt((), "the prompt holds half of a surrogate pair, so no tokens")
-        text = self._in_chat(prompt) if self.is_chat else prompt
+        text = self._in_chat(prompt) if self.is_chat else self._prefixed(prompt)
         encoded = self.tokenizer(text, add_special_tokens=not self.is_chat, truncation=False)
         ids = tuple(encoded["input_ids"]) or self._start_ids()
         return EncodedPrompt(ids, self._problem(ids))
@@ -51,6 +54,11 @@ class PromptEncoder:
                 _messages(prompt, self.system_prompt), tokenize=False, add_generation_prompt=True
             )
         )
+
+    def _prefixed(self, prompt: str) -> str:
+        prefix = self.system_prompt or ""
+        separator = "\n" if prefix and not prefix[-1].isspace() else ""
+        return f"{prefix}{separator}{prompt}"
 
     def _start_ids(self) -> tuple[int, ...]:
         """What an empty prompt continues: the token that starts a text, where there is one."""
@@ -82,8 +90,8 @@ def prompt_encoder(
 ) -> PromptEncoder:
     """The encoder for a prompt format: `auto` is chat where the tokenizer has a chat template.
 
-    Raises ConfigError for a chat format without a template, a system prompt without a chat
-    format, a template that refuses a system prompt, and a context without room for any prompt.
+    Raises ConfigError for a chat format without a template, a template that refuses a system
+    prompt, and a context without room for any prompt.
     """
     has_template = getattr(tokenizer, "chat_template", None) is not None
     if prompt_format == "chat" and not has_template:
@@ -91,12 +99,6 @@ def prompt_encoder(
             "prompts.format: chat needs a chat template, and the tokenizer has none: use plain"
         )
     is_chat = has_template and prompt_format != "plain"
-    if system_prompt is not None and not is_chat:
-        raise ConfigError(
-            "system_prompt needs a chat format, and prompts are given plain "
-            f"({'as asked' if has_template else 'the tokenizer has no chat template'}): "
-            "remove it, or write it into the prompts"
-        )
     if max_tokens is not None and max_tokens < 1:
         raise ConfigError(
             f"decode.max_new_tokens leaves {max_tokens} tokens of the model's context for the "

@@ -68,6 +68,42 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
     return _resolve_hub(name, revision)
 
 
+def resolve_adapter(name: str) -> ResolvedModel:
+    """The adapter that a config's `adapter` names: a local folder, or an id on the hub.
+
+    Raises InputError for a folder without an adapter or a name that can be neither, and
+    MissingDependencyError for an adapter that is not here and cannot be fetched.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if problem := _missing_from_adapter(folder):
+            raise InputError(f"adapter folder {folder}: {problem}")
+        return _named_by_content(folder)
+    if not _HUB_ID.fullmatch(name):
+        raise InputError(
+            f"adapter: expected a folder or a hub id such as org/name, and found no folder "
+            f"{name!r}: check the path"
+        )
+    folder = _download(name, None)
+    if problem := _missing_from_adapter(folder):
+        raise MissingDependencyError(f"hub adapter {name}: {problem}")
+    return ResolvedModel(folder, folder.name, f"{name}@{folder.name}")
+
+
+def _missing_from_adapter(folder: Path) -> str:
+    """What keeps an adapter from being loaded, as the rest of a sentence; empty if nothing does."""
+    if not (folder / "adapter_config.json").is_file():
+        is_model = (folder / "config.json").is_file()
+        found = "a whole model: name it as `model`" if is_model else "none: save it with peft"
+        return f"expected an adapter_config.json, found {found}"
+    if not (folder / "adapter_model.safetensors").is_file():
+        return (
+            "expected weights in adapter_model.safetensors, found none (a .bin is a pickle and is "
+            "not read): save the adapter again with safetensors"
+        )
+    return ""
+
+
 def _refuse_revision(revision: str | None, model: ResolvedModel) -> ResolvedModel:
     if revision is not None:
         raise ConfigError(
@@ -96,6 +132,10 @@ def _resolve_folder(folder: Path) -> ResolvedModel:
     problem = _missing_from(folder)
     if problem:
         raise InputError(f"model folder {folder}: {problem}")
+    return _named_by_content(folder)
+
+
+def _named_by_content(folder: Path) -> ResolvedModel:
     digests = _file_digests(folder)
     return ResolvedModel(folder, None, f"folder@{content_key('weights/1', digests)}")
 
@@ -106,7 +146,7 @@ def _missing_from(folder: Path) -> str:
         if (folder / "adapter_config.json").is_file():
             return (
                 "expected a whole model, found only an adapter (adapter_config.json): "
-                "merge it into its base model and save the result"
+                "give the model that it was made for as `model`, and this folder as `adapter`"
             )
         return "expected a config.json, found none: save the model with save_pretrained"
     if any(folder.glob("*.safetensors")) or _module_weights(folder):
@@ -185,12 +225,23 @@ def check_digest(digests: Mapping[str, str], name: str, expected: str) -> None:
 
 
 def _resolve_hub(name: str, revision: str | None, other_way: str = "") -> ResolvedModel:
+    folder = _download(name, revision, other_way)
+    if problem := _missing_from(folder):
+        raise MissingDependencyError(f"hub model {_wanted(name, revision)}: {problem}")
+    return ResolvedModel(folder, folder.name, f"{name}@{folder.name}")
+
+
+def _wanted(name: str, revision: str | None) -> str:
+    return name if revision is None else f"{name} at revision {revision}"
+
+
+def _download(name: str, revision: str | None, other_way: str = "") -> Path:
+    """The folder of a snapshot in the hub's cache, fetched where it is not there."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
-    wanted = name if revision is None else f"{name} at revision {revision}"
     try:
-        folder = Path(
+        return Path(
             huggingface_hub.snapshot_download(
                 name,
                 revision=revision,
@@ -205,14 +256,10 @@ def _resolve_hub(name: str, revision: str | None, other_way: str = "") -> Resolv
         # they all mean that the weights are not here.
         first_line = (str(error).splitlines() or [""])[0]
         raise MissingDependencyError(
-            f"expected the weights of {wanted} in the hub's cache or on the hub, found neither "
-            f"({type(error).__name__}: {first_line}): download them where there is a network, "
-            f"give a folder instead, log in if the model is gated{other_way}"
+            f"expected the weights of {_wanted(name, revision)} in the hub's cache or on the hub, "
+            f"found neither ({type(error).__name__}: {first_line}): download them where there is "
+            f"a network, give a folder instead, log in if the model is gated{other_way}"
         ) from error
-    problem = _missing_from(folder)
-    if problem:
-        raise MissingDependencyError(f"hub model {wanted}: {problem}")
-    return ResolvedModel(folder, folder.name, f"{name}@{folder.name}")
 
 
 @contextmanager

@@ -407,13 +407,6 @@ def test_a_chat_format_needs_a_template(causal_folder: Path) -> None:
         load(causal_folder, prompt_format="chat")
 
 
-def test_a_system_prompt_needs_a_chat_format(causal_folder: Path, chat_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="the tokenizer has no chat template"):
-        load(causal_folder, system_prompt="Be brief.")
-    with pytest.raises(ConfigError, match="as asked"):
-        load(chat_folder, prompt_format="plain", system_prompt="Be brief.")
-
-
 def test_a_template_that_refuses_a_system_prompt_is_a_config_error(tmp_path: Path) -> None:
     template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"

@@ -1,23 +1,17 @@
-"""Tables for papers: LaTeX with booktabs, in plain ASCII, for any engine.
-
-What a model, a user or a config wrote is escaped for TeX. Letters that pdfTeX cannot set without
-further packages stand in `\\unicodechar{4E2D}`, which prints the code point; with XeLaTeX or
-LuaLaTeX, `\\newcommand{\\unicodechar}[1]{\\symbol{"#1}}` in the preamble prints the letter itself.
-"""
+"""The export `latex`: tables for papers, with booktabs, in plain ASCII for any engine."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from whatchanged.escape import show_hidden
 from whatchanged.exports.facts import (
     computing_seconds,
     describe_cost,
     describe_coverage,
     write_claim,
 )
+from whatchanged.latex import NEEDED, for_latex
 from whatchanged.pages.headline import false_discovery_rate, name_models, with_status
 from whatchanged.pages.numbers import count, duration, interval, look_up, p_value, percent, points
 
@@ -25,36 +19,6 @@ if TYPE_CHECKING:
     from whatchanged.report import RunTables
 
 MAX_ROWS = 25
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    # As a number: the character itself is active in the German of babel.
-    '"': r"\char34{}",
-    "`": r"\textasciigrave{}",
-    # In braces, or they would be read as arguments of the line break before them.
-    "[": "{[}", "]": "{]}", "*": "{*}",
-    "\n": " ", "\t": " ",
-    "\u2013": r"\textendash{}", "\u2014": r"\textemdash{}", "\u2026": r"\ldots{}",
-    "\u2018": r"\textquoteleft{}", "\u2019": r"\textquoteright{}",
-    "\u201c": r"\textquotedblleft{}", "\u201d": r"\textquotedblright{}",
-    "\u2212": "$-$", "\u00d7": r"$\times$", "\u00b1": r"$\pm$", "\u2264": r"$\le$",
-    "\u2265": r"$\ge$", "\u2190": r"$\leftarrow$", "\u2192": r"$\rightarrow$",
-    "\u27e8": r"$\langle$", "\u27e9": r"$\rangle$", "\u00a0": "~",
-    "\u00df": r"\ss{}", "\u00e6": r"\ae{}", "\u00c6": r"\AE{}", "\u00f8": r"\o{}",
-    "\u00d8": r"\O{}", "\u0153": r"\oe{}", "\u0152": r"\OE{}", "\u0142": r"\l{}",
-    "\u0141": r"\L{}",
-}  # fmt: skip
-# Two of them become one sign, a dash or a quotation mark, unless they are kept apart.
-_JOINING = "-',"
-_ACCENTS = {
-    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u",
-    "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
-}  # fmt: skip
-_HEAD = (
-    "% Needs \\usepackage{booktabs}.\n"
-    "\\providecommand{\\unicodechar}[1]{\\texttt{U+#1}}\n"
-)  # fmt: skip
 _PREVIEW = (
     "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     "\\input{findings}\n\\input{coverage}\n\\input{cost}\n\\end{document}\n"
@@ -128,26 +92,6 @@ def write_cost_table(run: RunTables) -> str:
     return _table("cost", caption, "llrrrr", head, describe_cost(run))
 
 
-def for_latex(text: str) -> str:
-    """TeX in ASCII that prints the text on one line, whatever it holds."""
-    shown = show_hidden(text)
-    return "".join(map(_tex_char, shown, shown[1:] + " "))
-
-
-def _tex_char(char: str, following: str) -> str:
-    if char in _JOINING and char == following:
-        return char + "{}"
-    if char in _SPECIAL:
-        return _SPECIAL[char]
-    if " " <= char <= "~":
-        return char
-    spelled = unicodedata.normalize("NFD", char)
-    letter, mark = spelled[0], spelled[1:]
-    if mark in _ACCENTS and letter.isascii() and letter.isalpha():
-        return f"\\{_ACCENTS[mark]}{{{letter}}}"
-    return f"\\unicodechar{{{ord(char):04X}}}"
-
-
 def _table(
     name: str,
     caption: str,
@@ -160,7 +104,7 @@ def _table(
     """A table float; `is_wide` spans both columns of a page that has two."""
     float_name = "table*" if is_wide else "table"
     lines = [_row(row) for row in rows] or [rf"\multicolumn{{{len(head)}}}{{c}}{{none}} \\"]
-    return _HEAD + "\n".join(
+    return NEEDED + "\n".join(
         (
             rf"\begin{{{float_name}}}[t]",
             r"\centering\footnotesize",

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from whatchanged.escape import for_markdown, show_hidden
+from whatchanged.escape import for_markdown
+from whatchanged.latex import NEEDED, for_latex
 from whatchanged.pages.numbers import UNKNOWN, p_value
 from whatchanged.saes.features import SaeCard
 from whatchanged.saes.links import neuronpedia_link
@@ -21,19 +22,6 @@ from whatchanged.saes.quality import describe_quality
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_LATEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-        "-": "-{}", "`": "`{}", "'": "'{}",
-        # After the end of a row, these two would be read as its arguments.
-        "[": "{[}", "*": "{*}",
-        "⟨": r"$\langle$", "⟩": r"$\rangle$", "×": r"$\times$", "−": "$-$",
-        "\n": " ", "\t": " ",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,8 @@ def to_markdown(table: ResultTable) -> str:
 
 
 def to_latex(table: ResultTable) -> str:
-    """A `table` environment for the LaTeX packages booktabs and hyperref, the quality below it."""
+    """A `table` environment for the LaTeX packages booktabs and hyperref, the quality below it, in
+    plain ASCII."""
     body = [
         " & ".join(
             rf"\url{{{value}}}" if column == "link" and value else for_latex(_shown(column, value))
@@ -132,7 +121,7 @@ def to_latex(table: ResultTable) -> str:
     ]
     notes = [rf"\par\footnotesize {for_latex(note)}" for note in _notes(table)]
     alignment = "".join("r" if is_right else "l" for is_right in _is_numeric(table))
-    return "\n".join(
+    return NEEDED + "\n".join(
         [
             r"\begin{table}", r"\centering", rf"\caption{{{for_latex(table.caption)}}}",
             rf"\label{{tab:{table.name}}}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
@@ -140,14 +129,6 @@ def to_latex(table: ResultTable) -> str:
             r"\midrule", *body, r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}", "",
         ]
     )  # fmt: skip
-
-
-def for_latex(text: str) -> str:
-    """LaTeX that shows the text on one line: no command, ligature or argument in it.
-
-    Letters beyond ASCII are left to the document's encoding.
-    """
-    return show_hidden(text).translate(_LATEX)
 
 
 def _link(card: SaeCard | None, feature: int) -> str | None:

@@ -19,13 +19,13 @@ from whatchanged.exports.facts import (
     write_claim,
 )
 from whatchanged.exports.latex import (
-    for_latex,
     write_cost_table,
     write_coverage_table,
     write_findings_table,
     write_latex,
 )
 from whatchanged.exports.model_card import write_model_card
+from whatchanged.latex import for_latex
 from whatchanged.store.runs import Run
 
 # All that escaped text may hold: letters and signs that print as themselves, and these commands.

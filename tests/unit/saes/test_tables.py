@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 from tests.unit.saes.synthetic import QUALITY
+from whatchanged.latex import NEEDED
 from whatchanged.saes.features import SaeCard
 from whatchanged.saes.quality import SaeQuality
 from whatchanged.saes.tables import (
-    for_latex,
     make_table,
     quality_table,
     to_csv,
@@ -80,7 +80,9 @@ def test_markdown_escapes_cells_and_notes_the_quality():
 
 
 def test_latex_is_a_booktabs_table_with_the_quality_below():
-    lines = to_latex(table()).splitlines()
+    head, *lines = to_latex(table()).split("\\begin{table}")
+    assert head == NEEDED
+    lines = lines[0].splitlines()
     assert lines[2:6] == [
         r"\caption{Specialists, 100\%}",
         r"\label{tab:specialists}",
@@ -91,15 +93,9 @@ def test_latex_is_a_booktabs_table_with_the_quality_below():
         r"good & a\textbar{}b \& \$c\_1\$ & 24000 & 0.812 & \textless{} 0.0001 & yes & "
         r"\url{https://www.neuronpedia.org/gpt2-small/8-res-jb/24000} \\"
     )
-    assert lines[9].startswith(r"poor & {[}x] & 3 & unknown")
+    assert lines[9].startswith(r"poor & {[}x{]} & 3 & unknown")
     assert lines[10:12] == [r"\bottomrule", r"\end{tabular}"]
     assert lines[13].startswith(r"\par\footnotesize poor: explained variance 0.10")
-
-
-def test_latex_text_has_no_command_or_ligature_in_it():
-    assert for_latex("a\\b{c}~^") == r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}"
-    assert for_latex("--x* −1") == r"-{}-{}x{*} $-$1"
-    assert for_latex("\u202e") == r"$\langle$U+202E$\rangle$"
 
 
 def test_two_saes_in_a_row_have_their_quality_each():

@@ -1,6 +1,6 @@
 """What judging costs and what it loses: wave by wave against every text by the expensive judge.
 
-    python -m benchmarks.judge_cost [--quick] [--json] [--seed N]
+    python -m benchmarks.judge_cost [--quick] [--json] [--seed N] [--run DIR]
 
 Simulated audits with known truth (`benchmarks.judge_worlds`). A cheap call costs 1, an expensive
 one 20; the reference asks the expensive judge about every text and pays for nothing else. The
@@ -10,6 +10,10 @@ settings were chosen on seeds 1 to 11; runs start from another.
 confirmed, `agree` the share of hypotheses on which both reach the same conclusion, `cover` how
 often the predicted 95 % interval holds the expected difference of expensive verdicts, over all
 hypotheses that it is given for (not those dropped on cheap scores alone).
+
+With `--run`, the bill of a finished paid run (`configs/gemini.yaml`, say, against
+`tests.loopback.server`) comes first: what its judges were paid, and what the expensive one would
+have been paid for every text of every hypothesis, at its mean price of that run.
 """
 
 from __future__ import annotations
@@ -21,12 +25,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.judge_audit import Progress, Settings, judge_all, judge_audit
 from benchmarks.judge_worlds import World, draw_case
+from whatchanged.errors import InputError
+from whatchanged.store.runs import load_run
+from whatchanged.summary import tabulate_judging
+from whatchanged.verdicts import TIERS
 
 Figures = dict[str, Any]
 
@@ -101,6 +110,33 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
+def read_bill(path: Path) -> Figures:
+    """What judging a finished run cost, and what the expensive judge alone would have cost.
+
+    `cost` is their ratio, `cost_simulated` what it would be at the price ratio of the simulated
+    worlds; the proposer is in neither. Raises InputError where the folder is no finished run, or
+    its judges were not both paid, at known prices, by it.
+    """
+    summary = load_run(path).summary
+    rows = {row["for"]: row for row in tabulate_judging(summary["judge"], summary["bill"])}
+    if not rows.keys() >= {"cheap", "expensive", "expensive on every text"}:
+        raise InputError(
+            f"expected a run at {path} that paid both judges at known prices, found none: run a"
+            " config with two judges behind an API in a new folder and an empty cache"
+        )
+    paid, everything = [rows[tier] for tier in TIERS], rows["expensive on every text"]
+    usd, n_texts = sum(row["dollars"] for row in paid), everything["calls"]
+    n_cheap, n_expensive = (row["calls"] for row in paid)
+    return {
+        "n_texts": n_texts,
+        "n_calls": {"cheap": n_cheap, "expensive": n_expensive},
+        "usd": usd,
+        "usd_everything": everything["dollars"],
+        "cost": usd / everything["dollars"],
+        "cost_simulated": (n_cheap / PRICE_RATIO + n_expensive) / n_texts,
+    }
+
+
 def plan_rows(is_quick: bool) -> list[tuple[str, World, Settings, int]]:
     """The worlds and settings measured: what is claimed first, then what varies."""
     many, few = (100, 12) if is_quick else (1000, 100)
@@ -156,8 +192,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the audits: 2 minutes")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--run", type=Path, metavar="DIR", help="a finished paid run")
     options = parser.parse_args(arguments)
     print(f"{asdict(MIXED)}\n{asdict(Settings())}", file=sys.stderr)
+    bill = None if options.run is None else read_bill(options.run)
+    if bill is not None:
+        print(
+            f"{options.run}: {bill['n_texts']:,} texts to judge,"
+            f" {bill['n_calls']['cheap']:,} cheap and {bill['n_calls']['expensive']:,} expensive"
+            f" calls, ${bill['usd']:.4f} instead of ${bill['usd_everything']:.4f}:"
+            f" {bill['cost']:.3f} (at a price ratio of {PRICE_RATIO}: {bill['cost_simulated']:.3f})"
+        )
     names = ("hyp.", "cost", "asked", "real", "(all)", "agree", "FDR", "(all)", "cover", "conf.",
              "width", "fooled")  # fmt: skip
     print(" " * 28 + "".join(f"{name:>7}" for name in names) + f"{'s':>6}")
@@ -167,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_row(rows[-1])
     print("(all): every text by the expensive judge; conf., width: of confirmed; fooled: confirmed")
     if options.json:
-        print(json.dumps({"benchmark": "judge_cost", "quick": options.quick, "rows": rows}))
+        found = {"benchmark": "judge_cost", "quick": options.quick, "rows": rows, "bill": bill}
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from whatchanged.inquiry import Ask, Inquiry
 from whatchanged.keys import content_key
 from whatchanged.models.loading import describe_judge, load_judge
 from whatchanged.models.prices import load_prices
+from whatchanged.models.protocols import Judge
 from whatchanged.progress import StageBar
+from whatchanged.records import Tier
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.summary import Bill
 from whatchanged.validate import ValidationPlan, select_texts
@@ -39,8 +41,6 @@ def judge(
     """Judge the hypotheses on the texts that are planned for them, in the way that the config
     names (`judge.spend`), in batches: one manifest of verdicts per batch."""
     with job.progress.stage("judge", comparison.name) as bar:
-        if comparison.name == "pair":
-            open_bill(job, hypotheses)
         if job.config.judge.way == "cascade":
             return _judge_as_cascade(job, comparison, hypotheses, plan, fresh)
         inquiry = load_inquiry(job, comparison, hypotheses, plan, fresh)
@@ -88,36 +88,15 @@ def load_verdicts(store: ArtifactStore, judged: list[Manifest]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else empty_verdicts()
 
 
-def open_bill(job: Job, hypotheses: Manifest) -> None:
-    """Note what this run has paid before its first judgement, which is what proposing cost: a
-    proposer may be a judge's model."""
-    models = {str(api.model) for api in job.config.apis.values()}
-    if models and not job.store.has(key := _bill_key(job, hypotheses)):
-        job.store.put_json(key, {model: asdict(job.ledger.totals(model)) for model in models})
-
-
-def close_bill(job: Job, hypotheses: Manifest) -> dict[str, Bill]:
-    """What each paid tier, and a paid proposer, came to over all restarts of this run.
-
-    Without the tiers where both are one model: the ledger cannot tell them apart.
-    """
-    paid = {name.removeprefix("judge."): str(api.model) for name, api in job.config.apis.items()}
-    if not paid:
-        return {}
-    before = job.store.get_json(_bill_key(job, hypotheses))
+def close_bill(job: Job) -> dict[str, Bill]:
+    """What each judge and the proposer behind an API came to, over all restarts of this run."""
     prices = load_prices(Path(job.config.budget.prices) if job.config.budget.prices else None)
     bills: dict[str, Bill] = {}
-    if model := paid.pop("hypothesize", None):
-        bills["proposer"] = Bill.of(model, before[model], has_price=model in prices)
-    if len(set(paid.values())) == len(paid):
-        for tier, model in paid.items():
-            after = asdict(job.ledger.totals(model))
-            bills[tier] = Bill.of(model, after, before[model], has_price=model in prices)
+    for block, api in job.config.apis.items():
+        name = "proposer" if block == "hypothesize" else block.removeprefix("judge.")
+        totals, model = asdict(job.ledger.totals(name)), str(api.model)
+        bills[name] = Bill.of(model, totals, has_price=model in prices)
     return bills
-
-
-def _bill_key(job: Job, hypotheses: Manifest) -> str:
-    return content_key("before-judging/1", job.ledger.run, hypotheses.key)
 
 
 def _judge_as_cascade(
@@ -163,7 +142,7 @@ def _ask_all(
         judge = getattr(job.config.judge, tier)
         for number, batch in enumerate(_batches([ask for ask in asks if ask.tier == tier])):
             key = content_key(
-                "ask/1",
+                "ask/2",
                 describe_judge(judge, job.config.embed),
                 job.config.seed,
                 [
@@ -212,8 +191,7 @@ def _grade(
     texts = load_texts(job.store, fresh)
     claims = {claim.id: claim for claim in load_hypotheses(job, hypotheses)}
     plans = [own for own in load_plans(job.store, plan) if own.hypothesis_id in batch]
-    cheap = load_judge(job.config.judge.cheap, job.config, job.ledger)
-    expensive = load_judge(job.config.judge.expensive, job.config, job.ledger)
+    cheap, expensive = (_open_judge(job, tier) for tier in TIERS)
     return _keep(
         job,
         key,
@@ -235,7 +213,7 @@ def _ask(
         return known
     texts = load_texts(job.store, fresh).set_index("text_key", drop=False)
     claims = {claim.id: claim for claim in load_hypotheses(job, hypotheses)}
-    judge = load_judge(getattr(job.config.judge, asks[0].tier), job.config, job.ledger)
+    judge = _open_judge(job, asks[0].tier)
     return _keep(
         job,
         key,
@@ -247,6 +225,10 @@ def _ask(
             for ask in asks
         ],
     )  # fmt: skip
+
+
+def _open_judge(job: Job, tier: Tier) -> Judge:
+    return load_judge(getattr(job.config.judge, tier), job.config, job.ledger.charged_to(tier))
 
 
 def _keep(job: Job, key: str, grade: Callable[[], list[pd.DataFrame]]) -> Manifest:

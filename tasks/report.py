@@ -13,6 +13,7 @@ from tasks.caching import Manifest
 from tasks.cluster import load_discovered
 from tasks.decode import load_texts
 from tasks.divergence import load_pairs, load_scores
+from tasks.hypothesize import summarize
 from tasks.job import Comparison, Job
 from tasks.judge import close_bill, load_inquiry, load_verdicts
 from tasks.prompts import load_prompts
@@ -62,8 +63,9 @@ class Tested:
 
 def report(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]) -> dict[str, Any]:
     """Write the run folder and its report; the summary, with the folder's path under "run"."""
+    themes = summarize(job, tested[0].findings)
     with job.progress.stage("report"):
-        content = _write_report(job, prompts, explored, tested)
+        content = _write_report(job, prompts, explored, tested, themes)
     # The last stage's own seconds are known only now.
     summary = {**content.summary, "seconds": job.progress.seconds}
     job.folder.write_json("summary.json", summary)
@@ -81,9 +83,9 @@ def report(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]
 
 @task(name="report", cache_policy=NO_CACHE)
 def _write_report(
-    job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]
+    job: Job, prompts: Manifest, explored: Explored, tested: list[Tested], themes: dict[str, Any]
 ) -> RunContent:
-    content = _assemble(job, prompts, explored, tested)
+    content = _assemble(job, prompts, explored, tested, themes)
     for name, table in content.tables().items():
         job.folder.write_table(f"{name}.parquet", table)
     job.folder.write_json("findings.json", content.findings)
@@ -97,26 +99,28 @@ def _write_report(
     address = (job.folder.path.resolve() / "report.html").as_uri()
     create_markdown_artifact(f"[The whole report]({address})\n\n{written.markdown}", key="findings")
     if job.config.apis:
-        create_table_artifact(_account(job, content, tested), key="judging")
+        account = tabulate_judging(content.summary["judge"], content.summary["bill"])
+        create_table_artifact(account, key="judging")
     get_run_logger().info("report: %s", address)
     return content
 
 
-def _account(job: Job, content: RunContent, tested: list[Tested]) -> list[dict[str, Any]]:
-    """What judging came to, and what the expensive judge would have cost on every text."""
-    n_everything = 0
+def _count_texts(job: Job, tested: list[Tested]) -> int:
+    """The questions that would be asked if one judge saw every text of every hypothesis."""
+    n_texts = 0
     for part in tested:
         found = part.found
         inquiry = load_inquiry(job, found.comparison, found.hypotheses, part.plan, part.fresh)
         for plan in inquiry.plans:
             # Texts that read alike are one question.
             own = select_texts(inquiry.texts, plan)
-            n_everything += len(own.drop_duplicates(["prompt_key", "text"]))
-    bills = close_bill(job, tested[0].found.hypotheses)
-    return tabulate_judging(content.summary["judge"], bills, n_everything)
+            n_texts += len(own.drop_duplicates(["prompt_key", "text"]))
+    return n_texts
 
 
-def _assemble(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]) -> RunContent:
+def _assemble(
+    job: Job, prompts: Manifest, explored: Explored, tested: list[Tested], themes: dict[str, Any]
+) -> RunContent:
     pair, null = tested[0], tested[1] if len(tested) > 1 else None
     store, done = job.store, job.progress.manifests
     found = load_discovered(store, pair.found.clustered)
@@ -143,7 +147,9 @@ def _assemble(job: Job, prompts: Manifest, explored: Explored, tested: list[Test
             decoded=list(done["decode"].values()),
             embedded=list(done["embed"].values()),
             judged=list(done.get("judge", {}).values()),
-            bills=close_bill(job, pair.found.hypotheses),
+            n_texts_judged=_count_texts(job, tested),
+            bills=close_bill(job),
+            themes=themes,
             verdicts=verdicts,
             decisions=decisions,
             coupling=describe_coupling(

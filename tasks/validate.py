@@ -59,7 +59,7 @@ def validate(
     with job.progress.stage("validate", comparison.name):
         way = job.config.judge.way
         key = content_key(
-            "validate/4",
+            "validate/5",
             comparison.is_coupled,
             job.config.validation.model_dump(mode="json"),
             # How verdicts were come by decides how they are tested.

@@ -35,9 +35,10 @@ class Done(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What the calls to one judge came to. Every try is a call; `n_replies` of them got a reply,
-    `n_unusable` one that is no answer, and `n_failed` none. Of `n_unknown` nobody knows the cost;
-    `spent_usd` is that of the others, None where the price is unknown."""
+    """What the calls to one judge, or to the proposer, came to. Every try is a call; `n_replies` of
+    them got a reply, `n_unusable` one that is no answer (a refusal, a cut), and `n_failed` none. Of
+    `n_unknown` nobody knows the cost; `spent_usd` is that of the others, None where the price is
+    unknown. Tokens are those that replies state, None where none does."""
 
     model: str
     n_calls: int
@@ -45,27 +46,23 @@ class Bill:
     n_unusable: int
     n_failed: int
     n_unknown: int
+    n_tokens_in: int | None
+    n_tokens_out: int | None
     spent_usd: float | None
 
     @classmethod
-    def of(
-        cls,
-        model: str,
-        totals: Mapping[str, float],
-        before: Mapping[str, float] | None = None,
-        *,
-        has_price: bool,
-    ) -> Bill:
-        """The bill of a ledger's totals (`LedgerTotals`), less what they were `before`."""
-        since = {name: value - (before or {}).get(name, 0) for name, value in totals.items()}
+    def of(cls, model: str, totals: Mapping[str, Any], *, has_price: bool) -> Bill:
+        """The bill of a ledger's totals (`LedgerTotals`)."""
         return cls(
             model=model,
-            n_calls=int(since["n_calls"]),
-            n_replies=int(since["n_answered"] + since["n_unusable"]),
-            n_unusable=int(since["n_unusable"]),
-            n_failed=int(since["n_failed"]),
-            n_unknown=int(since["n_unknown"] + since["n_open"]),
-            spent_usd=float(since["spent_usd"]) if has_price else None,
+            n_calls=totals["n_calls"],
+            n_replies=totals["n_answered"] + totals["n_unusable"],
+            n_unusable=totals["n_unusable"],
+            n_failed=totals["n_failed"],
+            n_unknown=totals["n_unknown"] + totals["n_open"],
+            n_tokens_in=totals["n_tokens_in"],
+            n_tokens_out=totals["n_tokens_out"],
+            spent_usd=totals["spent_usd"] if has_price else None,
         )
 
 
@@ -150,7 +147,9 @@ def summarize_run(
     decoded: Sequence[Done],
     embedded: Sequence[Done],
     judged: Sequence[Done],
+    n_texts_judged: int,
     bills: Mapping[str, Bill],
+    themes: Mapping[str, Any],
     verdicts: pd.DataFrame,
     decisions: Sequence[Mapping[str, Any]],
     coupling: Mapping[str, Any],
@@ -160,7 +159,8 @@ def summarize_run(
     seed: int,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of `summary.json`. `null_findings` is None where no null control ran."""
+    """The content of `summary.json`. `n_texts_judged` counts the questions that one judge would be
+    asked about every text; `null_findings` is None where no null control ran."""
     texts = count_decoded(decoded)
     calls = count_judged(judged, bills)
     failed = sum(total["n_failed"] for total in texts.values())
@@ -168,7 +168,11 @@ def summarize_run(
     return {
         "decode": texts,
         "embed": count_embedded(embedded),
-        "judge": {**calls, "audit": json_row(asdict(audit_verdicts(verdicts)))},
+        "judge": {
+            **calls,
+            "audit": json_row(asdict(audit_verdicts(verdicts))),
+            "n_texts": n_texts_judged,
+        },
         "bill": {name: asdict(bill) for name, bill in bills.items()},
         "seconds": dict(seconds),
         "stop_reason": decisions[-1]["stop_reason"],
@@ -177,6 +181,7 @@ def summarize_run(
         "coupling": dict(coupling),
         "n_hypotheses": len(findings),
         "n_confirmed": _n_confirmed(findings),
+        "themes": dict(themes),
         "null_control": None
         if null_findings is None
         else {
@@ -256,47 +261,53 @@ def count_judged(
 ) -> dict[str, dict[str, float | None]]:
     """Verdicts per tier: made now, found in the cache, unscored, and US dollars.
 
-    With a bill, the dollars are what the run has paid over all its restarts; without one, what its
-    verdicts made now cost. None where a price is unknown.
+    With a bill, the dollars are what the run has paid over all its restarts, None where the price
+    is unknown. Without one, the judge is local and free.
     """
     counts: dict[str, dict[str, float | None]] = {t: _count_tier(batches, t) for t in TIERS}
     for tier in TIERS:
-        if tier in bills:
-            counts[tier]["cost_usd"] = bills[tier].spent_usd
+        counts[tier]["cost_usd"] = bills[tier].spent_usd if tier in bills else 0.0
     return counts
 
 
 def tabulate_judging(
-    counts: Mapping[str, Mapping[str, Any]], bills: Mapping[str, Bill], n_everything: int
+    judge: Mapping[str, Any], bills: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The account of what was paid for, one row per tier and for the proposer, and one that
-    compares: what would the expensive judge have cost on all of `n_everything` texts, at its mean
-    price of this run?"""
-    rows: list[dict[str, Any]] = []
-    for name, bill in bills.items():
-        verdicts = counts.get(name, {})
-        rows.append(
-            {
-                "for": name,
-                "model": bill.model,
-                "verdicts": verdicts.get("n_calls"),
-                "verdicts from cache": verdicts.get("n_cached"),
-                "unscored texts": verdicts.get("n_unscored"),
-                "calls": bill.n_calls,
-                "calls without a reply": bill.n_failed,
-                "replies without an answer": bill.n_unusable,
-                "calls of unknown cost": bill.n_unknown,
-                "dollars": _rounded(bill.spent_usd),
-            }
-        )
-    spent = [counts[tier]["cost_usd"] for tier in TIERS]
+    """The account of what was paid for, from a summary's `judge` and `bill`: one row per tier and
+    for the proposer, and one that compares: what would the expensive judge have cost on every text,
+    at its mean price of this run?"""
+    rows = [_account_row(name, judge.get(name, {}), bill) for name, bill in bills.items()]
+    spent = [judge[tier]["cost_usd"] for tier in TIERS]
     dear = bills.get("expensive")
-    if dear is None or not dear.n_replies or None in spent:
+    if dear is None or not dear["n_replies"] or None in spent:
         return rows
-    everything = n_everything * float(dear.spent_usd or 0.0) / dear.n_replies
-    row = {"for": "expensive on every text", "model": dear.model, "calls": n_everything}
+    everything = judge["n_texts"] * dear["spent_usd"] / dear["n_replies"]
     saved = 1 - sum(spent) / everything if everything else None
-    return [*rows, {**row, "dollars": _rounded(everything), "saved": _rounded(saved)}]
+    compared = {
+        "for": "expensive on every text",
+        "model": dear["model"],
+        "calls": judge["n_texts"],
+        "dollars": _rounded(everything),
+        "saved": _rounded(saved),
+    }
+    return [*rows, compared]
+
+
+def _account_row(name: str, verdicts: Mapping[str, Any], bill: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "for": name,
+        "model": bill["model"],
+        "verdicts": verdicts.get("n_calls"),
+        "verdicts from cache": verdicts.get("n_cached"),
+        "unscored texts": verdicts.get("n_unscored"),
+        "calls": bill["n_calls"],
+        "calls without a reply": bill["n_failed"],
+        "replies without an answer": bill["n_unusable"],
+        "calls of unknown cost": bill["n_unknown"],
+        "tokens in": bill["n_tokens_in"],
+        "tokens out": bill["n_tokens_out"],
+        "dollars": _rounded(bill["spent_usd"]),
+    }
 
 
 def _rounded(value: float | None) -> float | None:
@@ -304,13 +315,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _count_tier(batches: Sequence[Done], tier: str) -> dict[str, float | None]:
-    costs = [batch.counts[f"{tier}_cost_usd"] for batch in batches if not batch.cached]
     calls = f"{tier}_calls"
     return {
         "n_calls": sum(batch.counts[calls] for batch in batches if not batch.cached),
         "n_cached": sum(batch.counts[calls] for batch in batches if batch.cached),
         "n_unscored": sum(batch.counts[f"{tier}_unscored"] for batch in batches),
-        "cost_usd": None if None in costs else float(sum(costs)),
     }
 
 

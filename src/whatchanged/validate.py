@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from whatchanged.config import MAX_GROUP_FACTOR, ValidateConfig
 from whatchanged.judge import hits_from_scores
 from whatchanged.keys import content_key, seed_from_key
 from whatchanged.records import Direction, Finding, Hypothesis, Prompt, Status
-from whatchanged.verdicts import TIERS, count_calls, final_scores
+from whatchanged.verdicts import cost_of_answers, final_scores
 
 # The largest difference among many candidates overstates itself: plan for three quarters of it.
 PLANNED_SHARE_OF_EFFECT = 0.75
@@ -127,7 +126,7 @@ def validate_hypotheses(
     columns = ["text_key", "prompt_key", "sample", "side"]
     scores = final_scores(verdicts).merge(texts[columns], on="text_key")
     rows_of = dict(list(scores.groupby("hypothesis_id")))
-    calls_of = dict(list(verdicts.groupby("hypothesis_id")))
+    verdicts_of = dict(list(verdicts.groupby("hypothesis_id")))
     tests = [
         _test(h, Scored.of(rows_of.get(h.id, scores[:0]), is_paired), config, seed)
         for h in hypotheses
@@ -138,7 +137,8 @@ def validate_hypotheses(
             hypothesis,
             test,
             float(p_adjusted),
-            count_calls(calls_of.get(hypothesis.id, verdicts[:0])),
+            verdicts_of.get(hypothesis.id, verdicts[:0]),
+            texts,
             config,
             is_confirmed=bool(p_adjusted <= config.alpha),
         )
@@ -316,14 +316,14 @@ def write_finding(
     hypothesis: Hypothesis,
     test: HypothesisTest,
     p_adjusted: float,
-    calls: Mapping[str, Any],
+    verdicts: pd.DataFrame,
+    texts: pd.DataFrame,
     config: ValidateConfig,
     *,
     is_confirmed: bool,
 ) -> Finding:
-    """The finding of a test; `calls` as `verdicts.count_calls` counts them."""
+    """The finding of a test, whose verdicts on some of the `texts` are given."""
     difference = test.difference
-    costs = [calls[f"{tier}_cost_usd"] for tier in TIERS]
     return Finding(
         id=hypothesis.id,
         statement=hypothesis.statement,
@@ -343,8 +343,8 @@ def write_finding(
         n_texts=test.n_texts,
         n_unscored=test.n_unscored,
         incomplete=test.incomplete,
-        judge_calls=sum(calls[f"{tier}_calls"] for tier in TIERS),
-        cost_usd=None if None in costs else sum(costs),
+        judge_calls=len(verdicts),
+        cost_usd=cost_of_answers(verdicts, texts),
         supporting=test.supporting,
         contradicting=test.contradicting,
         evidence_terms=hypothesis.evidence_terms,

@@ -109,15 +109,34 @@ def audit_verdicts(verdicts: pd.DataFrame) -> AuditError:
 
 
 def count_calls(verdicts: pd.DataFrame) -> dict[str, int | float | str | None]:
-    """Calls, unscored texts and US dollars per tier; dollars are None where a price is unknown."""
+    """Verdicts and unscored texts per tier."""
     counts: dict[str, int | float | str | None] = {}
     for tier in TIERS:
         rows = verdicts[verdicts["tier"] == tier]
-        known = bool(rows["cost_usd"].notna().all())
         counts[f"{tier}_calls"] = len(rows)
         counts[f"{tier}_unscored"] = int(rows["score"].isna().sum())
-        counts[f"{tier}_cost_usd"] = float(rows["cost_usd"].sum()) if known else None
     return counts
+
+
+def cost_of_answers(verdicts: pd.DataFrame, texts: pd.DataFrame) -> float | None:
+    """What the replies behind the verdicts on one hypothesis cost when they were paid for, in this
+    run or an earlier one, in US dollars; None where that is unknown of one of them.
+
+    `texts` has `text_key`, `prompt_key` and `text`. Texts of one prompt that read alike share a
+    reply, which counts once per tier; hypotheses that share one count it each. Tries without a
+    reply are in the run's bill alone.
+    """
+    if verdicts["cost_usd"].isna().any():
+        return None
+    if not verdicts["cost_usd"].any():
+        return 0.0
+    words = texts[["text_key", "prompt_key", "text"]].drop_duplicates("text_key")
+    # A text may hold half of a surrogate pair, which only plain Python strings can.
+    words = words.astype({"text": object})
+    rows = verdicts[["text_key", "tier", "cost_usd"]].merge(words, on="text_key")
+    # Of texts that were asked about together, only the first carries the cost.
+    each = rows.groupby(["tier", "prompt_key", "text"])["cost_usd"].max()
+    return float(each.sum())
 
 
 def empty_verdicts() -> pd.DataFrame:

@@ -36,7 +36,6 @@ from whatchanged.validate import (
     sort_findings,
     write_finding,
 )
-from whatchanged.verdicts import count_calls
 
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -69,13 +68,14 @@ def settle(inquiry: Inquiry, verdicts: pd.DataFrame) -> list[Finding]:
             "first"
         )
     adjusted = stats.benjamini_hochberg([state.p_value for state in states])
-    calls_of = dict(list(verdicts.groupby("hypothesis_id")))
+    verdicts_of = dict(list(verdicts.groupby("hypothesis_id")))
     return sort_findings(
         write_finding(
             state.case.claim,
             _test(state, inquiry),
             float(p_adjusted),
-            count_calls(calls_of.get(state.case.claim.id, verdicts[:0])),
+            verdicts_of.get(state.case.claim.id, verdicts[:0]),
+            inquiry.texts,
             inquiry.validation,
             is_confirmed=state.is_confirmed,
         )

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import whatchanged
+from benchmarks.judge_cost import read_bill
 from tests.flows.conftest import SMALL, Finished
 from tests.flows.test_audit import PROJECT, findings_of, run
 from tests.loopback.misbehaviour import Misbehaviour
@@ -128,6 +129,47 @@ def test_the_account_of_a_paid_run_is_an_artifact(paid: Paid) -> None:
     assert cheap["dollars"] == pytest.approx(paid.summary["judge"]["cheap"]["cost_usd"], abs=1e-4)
     assert 0 < everything["saved"] < 1
     assert everything["dollars"] > expensive["dollars"]
+    bill = paid.summary["bill"]
+    for row, name in ((proposer, "proposer"), (cheap, "cheap"), (expensive, "expensive")):
+        # The server counts a token per 4 bytes; a score is 13 bytes.
+        assert row["tokens in"] == bill[name]["n_tokens_in"] > 100 * row["calls"]
+        assert row["tokens out"] == bill[name]["n_tokens_out"] >= 4 * row["calls"]
+    # Prices of a million tokens: 0.10 in, 0.40 out.
+    assert cheap["dollars"] == pytest.approx(
+        (0.10 * cheap["tokens in"] + 0.40 * cheap["tokens out"]) * 1e-6, abs=1e-4
+    )
+
+
+def test_confirmed_findings_are_summed_up_in_themes_for_one_call_more(paid: Paid) -> None:
+    confirmed = [
+        f["id"] for f in whatchanged.load(paid.folder).findings if f["status"] == "confirmed"
+    ]
+    assert len(confirmed) > 1
+    found = paid.summary["themes"]
+    assert found["missing"] == ""
+    assert [theme["findings"] for theme in found["themes"]] == [confirmed]
+    assert "Recurring themes" in (paid.folder / "report.md").read_text()
+
+
+def test_a_finding_costs_what_its_answers_cost(paid: Paid) -> None:
+    findings = whatchanged.load(paid.folder).findings
+    spent = sum(paid.summary["judge"][tier]["cost_usd"] for tier in ("cheap", "expensive"))
+    # Nothing else is in the bill of an undisturbed run, and no two of its findings share an answer.
+    assert sum(finding["cost_usd"] for finding in findings) == pytest.approx(spent)
+
+
+def test_the_bill_of_a_paid_run_is_compared_with_asking_the_expensive_judge_everything(
+    paid: Paid,
+) -> None:
+    bill = read_bill(paid.folder)
+    per_model = paid.counts["per_model"]
+    assert bill["n_calls"] == {
+        "cheap": per_model["judge-small"], "expensive": per_model["judge-large"],
+    }  # fmt: skip
+    dear = paid.summary["bill"]["expensive"]
+    mean_usd = dear["spent_usd"] / per_model["judge-large"]
+    assert bill["usd_everything"] == pytest.approx(bill["n_texts"] * mean_usd, abs=1e-3)
+    assert bill["cost"] == pytest.approx(bill["usd"] / bill["usd_everything"], abs=1e-3)
 
 
 def paying_tasks() -> list[str]:
@@ -153,13 +195,6 @@ def test_a_second_run_pays_nothing(paid: Paid, server: Loopback, tmp_path: Path)
 
 
 # Runs of their own process -------------------------------------------------------------------
-
-
-def told_by(folder: Path) -> list[dict[str, Any]]:
-    """The findings without what each has cost: answers that an earlier process paid for are free
-    (the dollars in `summary.json` count all of them)."""
-    told = json.loads(findings_of(folder))
-    return [{**finding, "cost_usd": None} for finding in told]
 
 
 def start_child(
@@ -222,7 +257,8 @@ def test_a_killed_run_pays_at_most_for_the_calls_in_flight_again(
         counts = own.counts()
     assert counts["n_distinct"] == paid.counts["n_distinct"]
     assert counts["n_calls"] <= counts["n_distinct"] + n_kills * N_AT_ONCE
-    assert told_by(killed) == told_by(paid.folder)
+    # Also in what each has cost, although three processes paid.
+    assert findings_of(killed) == findings_of(paid.folder)
     judged = whatchanged.load(killed).summary["judge"]
     for tier in ("cheap", "expensive"):
         # What a kill cut off is paid twice at most, and its bill may be unknown.
@@ -247,7 +283,7 @@ def test_a_run_ends_at_its_budget_with_code_4_and_a_larger_one_finishes_it(
         code, said = end_child(start_child(prefect_api, texts, config, folder))
         assert code == 0, said
         assert own.counts()["n_calls"] == paid.counts["n_calls"]
-    assert told_by(folder) == told_by(paid.folder)
+    assert findings_of(folder) == findings_of(paid.folder)
 
 
 # Errors ----------------------------------------------------------------------------------------

@@ -67,12 +67,16 @@ def read_parts(asked: Asked) -> Parts:
 
 
 def answer(asked: Asked, rule: str, noise: Noise) -> Any:
-    """The answer as a JSON value: a score, a preference, or proposals, as the parts suggest."""
+    """The answer as a JSON value, as the parts suggest: a score, a preference, one theme of all
+    findings, or proposals."""
     parts = read_parts(asked)
     if "text" in parts:
         return {"score": _noisy(_score(parts, "text", rule), asked.model, parts, noise)}
     if {"criterion", "text A", "text B"} <= parts.keys():
         return {"preferred": _prefer(parts, rule)}
+    found = [label.removeprefix("finding ") for label in parts if label.startswith("finding ")]
+    if found:
+        return {"themes": [{"title": "One voice", "sentence": "They differ.", "findings": found}]}
     return _fill(asked.schema, _contrast(parts))
 
 

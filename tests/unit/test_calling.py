@@ -3,12 +3,15 @@ import itertools
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.loopback.calls import CRITERION
+from tests.loopback.server import Loopback
 from whatchanged.errors import (
     BudgetReachedError,
     MissingDependencyError,
@@ -18,6 +21,10 @@ from whatchanged.errors import (
 from whatchanged.models.calling import Caller, CallLimits
 from whatchanged.models.chat import CallResult, ChatReply, ChatRequest, ProviderBusyError
 from whatchanged.models.lanes import Clock, Lane, OutOfTimeError
+from whatchanged.models.llm_judge import LlmJudge
+from whatchanged.models.openai_compatible import OpenAICompatible
+from whatchanged.models.rubric import Asking
+from whatchanged.records import Question
 from whatchanged.store.ledger import Ledger
 
 SPEED = 1000.0
@@ -107,13 +114,101 @@ def test_equal_requests_are_sent_once_and_cost_once(ledger):
     assert [result.is_cached for result in results] == [False, False, True, True]
 
 
-def test_a_repeated_request_costs_nothing(ledger):
+def test_a_repeated_request_is_not_paid_again_and_says_what_its_answer_cost(ledger):
     provider = FakeProvider()
     first = caller_of(provider, ledger)(ask(provider, "a"))
     (again,) = caller_of(provider, ledger)(ask(provider, "a"))
-    assert again == CallResult(first[0].reply, "", 0.0, is_cached=True)
+    assert again == CallResult(first[0].reply, "", 0.1, is_cached=True)
+    assert ledger.totals().spent_usd == 0.1
     assert provider.sent == ["a"]
     assert caller_of(provider, ledger)([]) == []
+
+
+async def slowly(request: ChatRequest, n: int) -> ChatReply:
+    await asyncio.sleep(0.05)
+    return echo(request)
+
+
+def test_equal_requests_of_batches_at_the_same_time_are_paid_once(ledger):
+    provider = FakeProvider(slowly)
+    barrier = threading.Barrier(8)
+
+    def work(number: int) -> list[CallResult]:
+        # Purposes and budgets of their own, one ledger.
+        caller = caller_of(provider, ledger.charged_to(str(number)), max_usd=100.0)
+        requests = ask(provider, "shared", f"own {number}", "shared too")
+        barrier.wait()
+        return caller(requests)
+
+    with ThreadPoolExecutor(8) as threads:
+        batches = list(threads.map(work, range(8)))
+    assert sorted(provider.sent) == sorted(
+        ["shared", "shared too", *(f"own {number}" for number in range(8))]
+    )
+    for number, batch in enumerate(batches):
+        texts = [result.reply.text for result in batch]
+        assert texts == ["SHARED", f"OWN {number}", "SHARED TOO"]
+        assert [result.cost_usd for result in batch] == [0.1] * 3
+    assert sum(not batch[0].is_cached for batch in batches) == 1
+    assert ledger.totals().n_calls == 10
+
+
+def test_judges_that_ask_a_server_the_same_at_the_same_time_pay_it_once(ledger):
+    questions = [Question(CRITERION, "Hi!", f"A green teapot, number {i}.") for i in range(20)]
+    with Loopback(latency_s=0.02) as server, ThreadPoolExecutor(4) as threads:
+        provider = OpenAICompatible(None, endpoint=f"{server.url}/v1")
+        asking = Asking(provider.identity, "small")
+        judges = [LlmJudge(caller_of(provider, ledger), asking) for _ in range(4)]
+        found = list(threads.map(lambda judge: judge.judge(questions), judges))
+        counts = server.counts()
+    assert counts["n_calls"] == counts["n_distinct"] == 20
+    assert found[0] == found[1] == found[2] == found[3]
+    assert [judgement.score for judgement in found[0]] == [0.9] * 20
+    assert ledger.totals().n_calls == 20
+
+
+def test_a_request_that_another_batch_gave_up_is_made_by_the_one_that_waits(ledger):
+    provider = FakeProvider(slowly)
+    poor = caller_of(provider, ledger, max_usd=0.3, limits=CallLimits(max_concurrency=1))
+    rich = caller_of(provider, ledger.charged_to("rich"), max_usd=100.0)
+    with ThreadPoolExecutor(2) as threads:
+        # It has claimed both, and can pay for one.
+        first = threads.submit(poor, ask(provider, "a", "b"))
+        while not provider.sent:
+            time.sleep(0.001)
+        second = threads.submit(rich, ask(provider, "b", "a"))
+        assert [result.reply.text for result in second.result()] == ["B", "A"]
+        with pytest.raises(BudgetReachedError):
+            first.result()
+    assert provider.sent == ["a", "b"]
+
+
+def test_a_batch_that_is_stopped_while_it_waits_leaves_the_other_ones_call_alone(ledger):
+    async def slow_or_refuse(request, n):
+        await asyncio.sleep(0.02)
+        if request.user == "bad":
+            raise UsageError("400")
+        await asyncio.sleep(0.1)
+        return echo(request)
+
+    provider = FakeProvider(slow_or_refuse)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(caller_of(provider, ledger), ask(provider, "a"))
+        while not provider.sent:
+            time.sleep(0.001)
+        with pytest.raises(UsageError):
+            caller_of(provider, ledger)(ask(provider, "a", "bad"))
+        assert first.result()[0].reply.text == "A"
+    assert provider.sent == ["a", "bad"]
+
+
+def test_ledgers_of_two_places_know_nothing_of_each_others_calls(ledger, tmp_path):
+    provider = FakeProvider(slowly)
+    other = Ledger(tmp_path / "other", "run")
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda own: caller_of(provider, own)(ask(provider, "a")), [ledger, other]))
+    assert provider.sent == ["a", "a"]
+    assert other.totals().n_answered == ledger.totals().n_answered == 1
 
 
 def test_a_reply_that_is_no_answer_is_given_and_asked_for_again_later(ledger):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from whatchanged.errors import InputError, StorageError
-from whatchanged.models.call_ledger import CallIntent, CallOutcome
+from whatchanged.models.call_ledger import CallIntent, CallOutcome, PaidReply
 from whatchanged.models.chat import ChatReply, ChatRequest
 from whatchanged.store.ledger import Ledger, LedgerTotals
 
@@ -39,11 +39,15 @@ def failure(token: str, of: ChatRequest, cost_usd: float | None) -> CallOutcome:
     return CallOutcome(token, of, None, "the connection broke", cost_usd, is_usable=False)
 
 
-def fill(ledger: Ledger, n_calls: int) -> dict[str, ChatReply]:
+def paid(text: str = "yes", cost_usd: float | None = 0.125) -> PaidReply:
+    return PaidReply(reply(text), cost_usd)
+
+
+def fill(ledger: Ledger, n_calls: int) -> dict[str, PaidReply]:
     """Calls with an answer each, and the answers by key."""
     requests = [request(f"text {i}") for i in range(n_calls)]
     ledger.write([answer(f"t{i}", r, f"{i} " * 40) for i, r in enumerate(requests)], None)
-    return {r.key: reply(f"{i} " * 40) for i, r in enumerate(requests)}
+    return {r.key: paid(f"{i} " * 40) for i, r in enumerate(requests)}
 
 
 def test_an_answer_is_recalled_by_any_run_and_any_later_process(tmp_path):
@@ -53,14 +57,14 @@ def test_an_answer_is_recalled_by_any_run_and_any_later_process(tmp_path):
     assert first.write([answer("t", request())], None) == [None]
     first.close()
     second = Ledger(tmp_path, "run 2")
-    assert second.recall([request().key, request("b").key]) == {request().key: reply()}
+    assert second.recall([request().key, request("b").key]) == {request().key: paid()}
     assert second.totals().n_calls == 0
 
 
 def test_any_text_comes_back_as_it_was(tmp_path):
     text = 'lone \ud800, mark \ufdd0, nul \x00, "quotes"'
     Ledger(tmp_path, "run").write([answer("t", request(), text)], None)
-    assert Ledger(tmp_path, "run").recall([request().key])[request().key] == reply(text)
+    assert Ledger(tmp_path, "run").recall([request().key])[request().key] == paid(text)
 
 
 def test_only_usable_replies_answer_again(tmp_path):
@@ -76,7 +80,7 @@ def test_only_usable_replies_answer_again(tmp_path):
     assert ledger.recall([request("a").key, request("b").key]) == {}
     assert ledger.totals() == LedgerTotals(
         n_calls=2, n_answered=0, n_unusable=1, n_failed=1, n_open=0, n_unknown=1,
-        spent_usd=0.5, held_usd=0.5,
+        spent_usd=0.5, held_usd=0.5, n_tokens_in=12, n_tokens_out=0,
     )  # fmt: skip
 
 
@@ -88,10 +92,84 @@ def test_totals_keep_unknown_prices_apart(tmp_path):
     # 0.125 is known, 0.25 is still held for the open call; the unknown one is not 0, it is counted.
     assert ledger.totals() == LedgerTotals(
         n_calls=3, n_answered=2, n_unusable=0, n_failed=0, n_open=1, n_unknown=1,
-        spent_usd=0.125, held_usd=0.375,
+        spent_usd=0.125, held_usd=0.375, n_tokens_in=24, n_tokens_out=6,
     )  # fmt: skip
-    assert ledger.totals("other").spent_usd == 0.125
-    assert ledger.totals("m").spent_usd == 0.0
+
+
+def test_calls_are_counted_by_what_they_were_for_also_where_the_model_is_the_same(tmp_path):
+    ledger = Ledger(tmp_path, "run")
+    cheap, expensive = ledger.charged_to("cheap"), ledger.charged_to("expensive")
+    cheap.write([intent("1", request("a")), answer("1", request("a"))], None)
+    # A result whose intent is lost is counted too.
+    expensive.write([answer("2", request("b"), cost_usd=0.5)], None)
+    assert (ledger.totals("cheap").n_calls, ledger.totals("cheap").spent_usd) == (1, 0.125)
+    assert (ledger.totals("expensive").n_calls, ledger.totals("expensive").spent_usd) == (1, 0.5)
+    assert (ledger.totals("proposer").n_calls, ledger.totals("proposer").n_tokens_in) == (0, None)
+    assert ledger.totals().spent_usd == 0.625
+
+
+def test_an_answer_is_recalled_with_what_it_cost_whoever_paid(tmp_path):
+    Ledger(tmp_path, "run 1").write(
+        [answer("1", request("a"), cost_usd=0.5), answer("2", request("b"), cost_usd=None)], None
+    )
+    found = Ledger(tmp_path, "run 2").recall([request("a").key, request("b").key])
+    assert found == {request("a").key: paid(cost_usd=0.5), request("b").key: paid(cost_usd=None)}
+
+
+def as_version_1(ledger: Ledger) -> None:
+    ledger.close()
+    with sqlite3.connect(ledger.path) as older:
+        older.execute("ALTER TABLE calls DROP COLUMN purpose")
+        older.execute("PRAGMA user_version = 1")
+    older.close()
+
+
+def test_a_ledger_of_version_1_is_read_and_written_on(tmp_path):
+    ledger = Ledger(tmp_path, "run")
+    expected = fill(ledger, 5)
+    as_version_1(ledger)
+    newer = Ledger(tmp_path, "run").charged_to("cheap")
+    assert newer.recall(list(expected)) == expected
+    newer.write([answer("new", request("new"))], None)
+    assert (newer.totals().n_calls, newer.totals("cheap").n_calls) == (6, 1)
+    assert newer.check() == (6, [])
+
+
+def test_a_damaged_ledger_of_version_1_keeps_the_calls_that_can_be_read(tmp_path):
+    ledger = Ledger(tmp_path, "run")
+    expected = fill(ledger, 400)
+    as_version_1(ledger)
+    data = bytearray(ledger.path.read_bytes())
+    start = data.index(b"200 200 200") // 4096 * 4096
+    data[start : start + 4096] = bytes(4096)
+    damage(ledger, bytes(data))
+    with pytest.warns(UserWarning, match="is damaged"):
+        found = ledger.recall(list(expected))
+    assert found.items() <= expected.items()
+    assert len(found) >= 385
+
+
+def test_a_check_gives_up_replies_that_are_not_what_was_written_and_keeps_their_cost(tmp_path):
+    ledger = Ledger(tmp_path, "run")
+    expected = fill(ledger, 30)
+    ledger.close()
+    data = bytearray(ledger.path.read_bytes())
+    # One letter of one reply: SQLite sees nothing wrong in that.
+    data[data.index(b"17 17 17")] = ord("7")
+    damage(ledger, bytes(data))
+    n_calls, repairs = ledger.check()
+    assert n_calls == 30
+    (sentence,) = repairs
+    assert "1 replies do not match their digests" in sentence
+    assert "30 of its calls can be read" in sentence
+    (aside,) = (tmp_path / "quarantine").iterdir()
+    assert aside.read_bytes() == bytes(data)
+    sound = Ledger(tmp_path, "run")
+    assert sound.check() == (30, [])
+    assert len(sound.recall(list(expected))) == 29
+    totals = sound.totals()
+    # 30 calls of 0.125 were paid for, whatever became of one reply.
+    assert (totals.n_failed, totals.spent_usd, totals.held_usd) == (1, 3.75, 3.75)
 
 
 def test_an_intent_beyond_the_budget_is_not_written(tmp_path):
@@ -126,7 +204,7 @@ def test_a_call_without_a_bill_is_held_at_its_worst_until_its_request_is_answere
     # All three now count 0.125; only one of the bills is known.
     assert ledger.totals() == LedgerTotals(
         n_calls=3, n_answered=1, n_unusable=0, n_failed=1, n_open=1, n_unknown=1,
-        spent_usd=0.125, held_usd=0.375,
+        spent_usd=0.125, held_usd=0.375, n_tokens_in=12, n_tokens_out=3,
     )  # fmt: skip
 
 
@@ -230,9 +308,9 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
 def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     fill(Ledger(tmp_path, "run"), 3)
     with sqlite3.connect(tmp_path / "calls.sqlite") as newer:
-        newer.execute("PRAGMA user_version = 2")
+        newer.execute("PRAGMA user_version = 3")
     newer.close()
-    with pytest.raises(InputError, match=r"version 1 or older at .*, found version 2"):
+    with pytest.raises(InputError, match=r"version 2 or older at .*, found version 3"):
         Ledger(tmp_path, "run").totals()
     assert not (tmp_path / "quarantine").exists()
 
@@ -282,7 +360,7 @@ def test_calls_that_were_only_in_the_write_ahead_log_survive_a_damaged_file(tmp_
     other = Ledger(tmp_path, "run")
     with pytest.warns(UserWarning, match="is damaged"):
         found = other.recall([*expected, request("late").key])
-    assert found[request("late").key] == reply()
+    assert found[request("late").key] == paid()
     assert len(found) >= 185
 
 
@@ -337,8 +415,9 @@ def test_no_cut_and_no_flipped_bit_ever_gives_a_wrong_answer(tmp_path):
             except InputError:
                 # A flip in the version number of the header.
                 continue
-        assert found.items() <= expected.items()
-        assert ledger.recall([request("new").key]) == {request("new").key: reply()}
+        # The digest is of the reply: a bill may be off by a bit.
+        assert all(known.reply == expected[key].reply for key, known in found.items())
+        assert ledger.recall([request("new").key]) == {request("new").key: paid()}
         n_kept.append(len(found))
         ledger.close()
     assert len(n_kept) >= 115

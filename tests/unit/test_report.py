@@ -112,6 +112,30 @@ def test_the_first_lines_say_what_was_compared_and_what_was_confirmed(report: Re
     assert "1 finding is incomplete" in lines[3]
 
 
+def test_themes_name_the_findings_that_they_join_and_stay_untested() -> None:
+    run = make_run()
+    first, second = (finding["id"] for finding in run.findings[:2])
+    theme = {"title": "Care | <b>", "sentence": "Replies warn.", "findings": [second, first]}
+    written = build_report(with_themes(run, themes=[theme], missing=""), None)
+    assert "Recurring themes" in written.markdown
+    assert "no. 2, no. 1" in written.markdown
+    assert "no test was made of them" in written.markdown
+    assert "Care | &lt;b&gt;" in written.html
+    assert "Recurring themes" not in build_report(run, None).markdown
+
+
+def test_that_no_themes_could_be_had_is_said_with_the_reason() -> None:
+    run = with_themes(make_run(), themes=[], missing="m gave none: refused")
+    assert "No themes over several findings" in build_report(run, None).markdown
+    assert "m gave none: refused" in build_report(run, None).html
+    quiet = with_themes(make_run(), themes=[], missing="")
+    assert "themes" not in build_report(quiet, None).markdown
+
+
+def with_themes(run: ExampleRun, **themes: Any) -> ExampleRun:
+    return replace(run, summary={**run.summary, "themes": themes})
+
+
 def test_the_sections_come_in_the_agreed_order(report: Report) -> None:
     assert headings(report) == [
         "What changed", "Null control", "Map of the texts", "Cluster balance", "Sampling",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "whatchanged"
 STAGES = ("decode", "embed", "cluster", "sample", "hypothesize", "judge", "validate", "report")
 # Developer tools that train and count the embedded pair; no audit runs them.
-DEMO_TOOLS = {LIBRARY / "demo" / "train.py", LIBRARY / "demo" / "measure.py"}
+DEMO_TOOLS = {LIBRARY / "demo" / name for name in ("train.py", "train_saes.py", "measure.py")}
 
 
 @cache

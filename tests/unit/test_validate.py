@@ -95,7 +95,7 @@ def judged(
     prompts = [f"p{i % n_prompts}" for side in (base, intervention) for i in range(len(side))]
     samples = [i // n_prompts for side in (base, intervention) for i in range(len(side))]
     texts = pd.DataFrame(
-        {"text_key": keys, "prompt_key": prompts, "sample": samples, "side": sides}
+        {"text_key": keys, "prompt_key": prompts, "sample": samples, "side": sides, "text": keys}
     )
     outcomes = ["answered" if s == s else "refused" for s in scores]
     verdicts = pd.DataFrame(

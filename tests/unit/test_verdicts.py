@@ -11,6 +11,7 @@ from whatchanged.records import Hypothesis, Judgement, Question
 from whatchanged.verdicts import (
     COLUMNS,
     audit_verdicts,
+    cost_of_answers,
     count_calls,
     empty_verdicts,
     final_scores,
@@ -72,21 +73,43 @@ def test_an_audit_measures_the_cheap_judge_where_it_was_sure() -> None:
     assert (audit.n_audited, audit.n_disagree) == (2, 1)  # "a": 0.0 against 1.0; "c" agrees
 
 
-def test_calls_and_money_are_counted_per_tier() -> None:
+def test_calls_and_unscored_texts_are_counted_per_tier() -> None:
     assert count_calls(grade()[0]) == {
-        "cheap_calls": 4,
-        "cheap_unscored": 1,
-        "cheap_cost_usd": 0.0,
-        "expensive_calls": 1,
-        "expensive_unscored": 0,
-        "expensive_cost_usd": 0.5,
+        "cheap_calls": 4, "cheap_unscored": 1, "expensive_calls": 1, "expensive_unscored": 0,
+    }  # fmt: skip
+
+
+def priced(*rows: tuple[str, str, float | None]) -> pd.DataFrame:
+    columns = ["text_key", "tier", "cost_usd"]
+    return pd.DataFrame(rows, columns=columns).astype({"cost_usd": float})
+
+
+WORDS = pd.DataFrame(
+    {
+        "text_key": ["k1", "k2", "k3", "k4"],
+        "prompt_key": ["p", "p", "p", "q"],
+        "text": ["a", "a", "b", "a"],
     }
+)
 
 
-def test_an_unknown_price_is_unknown() -> None:
+def test_texts_that_read_alike_share_a_reply_whenever_they_were_asked_about() -> None:
+    together = priced(("k1", "cheap", 0.5), ("k2", "cheap", 0.0), ("k3", "cheap", 0.25))
+    one_by_one = priced(("k1", "cheap", 0.5), ("k2", "cheap", 0.5), ("k3", "cheap", 0.25))
+    assert cost_of_answers(together, WORDS) == cost_of_answers(one_by_one, WORDS) == 0.75
+
+
+def test_each_tier_and_each_prompt_has_replies_of_its_own() -> None:
+    verdicts = priced(("k1", "cheap", 0.5), ("k1", "expensive", 4.0), ("k4", "cheap", 0.5))
+    assert cost_of_answers(verdicts, WORDS) == 5.0
+    assert cost_of_answers(verdicts[:0], WORDS) == 0.0
+
+
+def test_one_unknown_price_makes_the_cost_unknown() -> None:
+    assert cost_of_answers(priced(("k1", "cheap", 0.5), ("k3", "cheap", None)), WORDS) is None
     judge = TableJudge("j", {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, cost_usd=None)
     verdicts = grade_texts(CLAIM, TEXTS, judge, judge, JudgeConfig(audit_share=0), seed=0)
-    assert count_calls(verdicts)["cheap_cost_usd"] is None
+    assert verdicts["cost_usd"].isna().all()
 
 
 def test_judges_see_criterion_prompt_and_text_and_nothing_else() -> None:

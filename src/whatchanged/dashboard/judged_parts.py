@@ -13,12 +13,17 @@ from whatchanged.dashboard.columns import encode_part
 from whatchanged.dashboard.rows import EVIDENCE_FIELDS, Rows
 from whatchanged.dashboard.text_parts import SIDES, Judgements, pack_scores
 from whatchanged.judge import hits_from_scores
+from whatchanged.pages.accounts import is_judged_in_waves
 from whatchanged.stats import auc, wilson_interval
+from whatchanged.verdicts import cost_of_answers
 
 OUTCOMES = ("answered", "refused", "cut_off", "malformed", "failed")
 N_BINS = 10
 MAX_DISAGREEMENTS = 500
-FINAL = "final"
+# What the page calls the scores of the last judge that answered: those of the test, unless the
+# expensive judge was asked in waves; then the test used calibrated scores, which a run does not
+# keep.
+FINAL, LATEST = "final", "latest"
 
 Scores: TypeAlias = NDArray[np.float64]
 
@@ -26,11 +31,13 @@ Scores: TypeAlias = NDArray[np.float64]
 class Verdicts:
     """The verdicts of a run by hypothesis: one row per text, one score column per tier.
 
-    `tiers` are in the order in which a later one overrules an earlier one.
+    `tiers` are in the order in which a later one overrules an earlier one; `merged` is the name of
+    the scores that this gives.
     """
 
     def __init__(self, verdicts: pd.DataFrame, findings: Sequence[Mapping[str, Any]],
-                 rows: Rows) -> None:  # fmt: skip
+                 rows: Rows, config: Mapping[str, Any]) -> None:  # fmt: skip
+        self.merged = LATEST if is_judged_in_waves(config) else FINAL
         known = verdicts.assign(row=verdicts["text_key"].map(rows.by_key))
         known = known[known["row"].notna()].astype({"row": np.int64})
         known = known.drop_duplicates(["hypothesis_id", "row", "tier"], keep="last")
@@ -38,6 +45,7 @@ class Verdicts:
         order = ["cheap", "expensive"]
         self.tiers = [t for t in order if t in present] + [t for t in present if t not in order]
         self.table = known.reset_index(drop=True)
+        self._texts = rows.texts
         self.sides = (rows.texts["side"] == SIDES[1]).to_numpy().astype(np.uint8)
         numbers = {str(finding["id"]): i for i, finding in enumerate(findings)}
         self._finding = known["hypothesis_id"].map(numbers)
@@ -50,14 +58,23 @@ class Verdicts:
         return self._groups.get(finding_id, self.table.iloc[:0])
 
     def scores(self, verdicts: pd.DataFrame) -> pd.DataFrame:
-        """One row per judged text: a score per tier (NaN where it did not answer) and `final`."""
+        """One row per judged text: a score per tier (NaN where it did not answer) and `merged`."""
         scores = verdicts.pivot(index="row", columns="tier", values="score").astype(float)
         scores = scores.reindex(columns=self.tiers)
-        final = scores.ffill(axis=1).iloc[:, -1] if self.tiers else pd.Series(dtype=float)
-        return scores.assign(**{FINAL: final})
+        last = scores.ffill(axis=1).iloc[:, -1] if self.tiers else pd.Series(dtype=float)
+        return scores.assign(**{self.merged: last})
+
+    def cost_usd(self, verdicts: pd.DataFrame) -> float | None:
+        """What some of the verdicts cost, as findings count it; None where a price is unknown."""
+        costs = [
+            cost_of_answers(own, self._texts.iloc[own["row"].unique()])
+            for _, own in verdicts.groupby("hypothesis_id")
+        ]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known, 0.0) if len(known) == len(costs) else None
 
     def judgements(self) -> Judgements:
-        """The final score of every (text, hypothesis) pair."""
+        """The merged score of every (text, hypothesis) pair."""
         table = self.table.assign(finding=self._finding.to_numpy())
         table = table[table["finding"].notna()]
         scores = table.pivot(index=["row", "finding"], columns="tier", values="score")
@@ -76,10 +93,15 @@ def encode_hypothesis(finding: Mapping[str, Any], verdicts: Verdicts, rows: Rows
     scores = verdicts.scores(own)
     judged = scores.index.to_numpy(dtype=np.int64)
     side = verdicts.sides[judged] if len(judged) else np.zeros(0, dtype=np.uint8)
-    table = [_tier_row(FINAL, scores[FINAL].to_numpy(float), side, own)]
-    table += [
-        _tier_row(tier, scores[tier].to_numpy(float), side, own[own["tier"] == tier])
-        for tier in verdicts.tiers
+    judged_by = [(verdicts.merged, own)]
+    judged_by += [(tier, own[own["tier"] == tier]) for tier in verdicts.tiers]
+    table = [
+        {
+            **_tier_row(name, scores[name].to_numpy(float), side, by),
+            "outcomes": None if name == verdicts.merged else _outcomes(by),
+            "cost_usd": verdicts.cost_usd(by),
+        }
+        for name, by in judged_by
     ]
     reasons = _reasons(own, judged)
     shown = sorted(set(reasons))
@@ -89,11 +111,11 @@ def encode_hypothesis(finding: Mapping[str, Any], verdicts: Verdicts, rows: Rows
         "side": side,
         "reason": np.array([number[r] for r in reasons], dtype=np.uint16),
     }
-    for i, name in enumerate([FINAL, *verdicts.tiers]):
+    for i, name in enumerate([verdicts.merged, *verdicts.tiers]):
         columns[f"score_{i}"] = pack_scores(scores[name].to_numpy(float))
     values = {
         "id": str(finding["id"]),
-        "tiers": [FINAL, *verdicts.tiers],
+        "tiers": [verdicts.merged, *verdicts.tiers],
         "table": table,
         "agreement": _agreements(scores, verdicts.tiers),
         "reasons": shown,
@@ -111,7 +133,11 @@ def encode_judges(
     scores = scores.reindex(columns=verdicts.tiers).astype(float)
     pairs = [(a, b) for i, a in enumerate(verdicts.tiers) for b in verdicts.tiers[i + 1 :]]
     values = {
-        "tiers": [_judge_row(tier, table[table["tier"] == tier]) for tier in verdicts.tiers],
+        "tiers": [
+            {**_judge_row(tier, own), "cost_usd": verdicts.cost_usd(own)}
+            for tier in verdicts.tiers
+            for own in (table[table["tier"] == tier],)
+        ],
         "calls": summary.get("judge"),
         "config": config.get("judge"),
         "agreement": _agreements(scores, verdicts.tiers),
@@ -158,30 +184,25 @@ def _tier_row(
     interval = wilson_interval(n_as_claimed, n_scored)
     known = ~np.isnan(scores)
     area = auc(scores[known & (side == 0)], scores[known & (side == 1)])
-    costs = own["cost_usd"].to_numpy(float)
     return {
         "tier": name,
         "n_judged": int(own["row"].nunique()),
         "n_scored": n_scored,
-        "outcomes": _outcomes(own) if name != FINAL else None,
         "cells": cells,
         "accuracy": n_as_claimed / n_scored if n_scored else None,
         "low": interval.low if n_scored else None,
         "high": interval.high if n_scored else None,
         "auc": None if np.isnan(area) else area,
-        "cost_usd": None if np.isnan(costs).any() else float(costs.sum()),
     }
 
 
 def _judge_row(tier: str, own: pd.DataFrame) -> dict[str, Any]:
-    costs = own["cost_usd"].to_numpy(float)
     return {
         "tier": tier,
         "judges": [str(name) for name in own["judge"].drop_duplicates()],
         "n": len(own),
         "outcomes": _outcomes(own),
         "n_audit": int(own["is_audit"].astype(bool).sum()) if "is_audit" in own else None,
-        "cost_usd": None if np.isnan(costs).any() else float(costs.sum()),
     }
 
 

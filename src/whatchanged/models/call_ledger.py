@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from whatchanged.models.chat import ChatReply, ChatRequest
@@ -38,13 +39,26 @@ class CallOutcome:
     is_usable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PaidReply:
+    """A usable reply, and what the call that brought it cost: None where that is unknown."""
+
+    reply: ChatReply
+    cost_usd: float | None
+
+
 CallEntry: TypeAlias = CallIntent | CallOutcome
 
 
 class CallLedger(Protocol):
     """Remembers paid calls. `store.ledger.Ledger` is the one that survives a kill."""
 
-    def recall(self, keys: Sequence[str]) -> dict[str, ChatReply]:
+    @property
+    def path(self) -> Path:
+        """Where it is: ledgers of one path know each other's replies."""
+        ...
+
+    def recall(self, keys: Sequence[str]) -> dict[str, PaidReply]:
         """The usable replies that are known, by the key of their request."""
         ...
 

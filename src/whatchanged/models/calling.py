@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import random
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from whatchanged.errors import (
@@ -33,6 +30,7 @@ from whatchanged.models.chat import (
     ProviderBusyError,
 )
 from whatchanged.models.lanes import Clock, Lane, OutOfTimeError
+from whatchanged.models.switchboard import Switchboard, current_switchboard
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,8 @@ class Caller:
         self.draw = draw
 
     def __call__(self, requests: Sequence[ChatRequest]) -> list[CallResult]:
-        """One result per request, in the order asked; equal requests are sent once.
+        """One result per request, in the order asked; equal requests are sent once, also where
+        another batch of this process is asking the same.
 
         A call that fails is a result without a reply. The run's bill never exceeds `max_usd` by
         more than what single calls cost above their worst price, plus what calls of unknown cost
@@ -101,10 +100,7 @@ class Caller:
         the ledger cannot be written.
         """
         keys = [request.key for request in requests]
-        results = {
-            key: CallResult(reply, "", 0.0, is_cached=True)
-            for key, reply in self.ledger.recall(list(dict.fromkeys(keys))).items()
-        }
+        results = _recall(self.ledger, list(dict.fromkeys(keys)))
         missing = {
             key: request for key, request in zip(keys, requests, strict=True) if key not in results
         }
@@ -115,7 +111,7 @@ class Caller:
 
     def close(self) -> None:
         """Close the provider's connections."""
-        asyncio.run_coroutine_threadsafe(self.provider.close(), _switchboard().loop).result()
+        asyncio.run_coroutine_threadsafe(self.provider.close(), current_switchboard().loop).result()
 
     def _check(self, requests: Sequence[ChatRequest]) -> None:
         for request in requests:
@@ -131,9 +127,9 @@ class Caller:
                 )
 
     def _send_all(self, requests: dict[str, ChatRequest]) -> dict[str, CallResult]:
-        switchboard = _switchboard()
+        switchboard = current_switchboard()
         lane = switchboard.lane(self.provider.identity)
-        batch = _Batch(self, requests, lane, Scribe(self.ledger, self.max_usd, switchboard.writing))
+        batch = _Batch(self, requests, lane, switchboard)
         future = asyncio.run_coroutine_threadsafe(batch.run(), switchboard.loop)
         try:
             return future.result()
@@ -147,18 +143,30 @@ class Caller:
 
 
 class _Batch:
-    """The requests of one `Caller.__call__` that need a call. Lives on the event loop."""
+    """The requests of one `Caller.__call__` that need a call. Lives on the event loop.
+
+    A batch makes the requests that are its own, then waits for those that others are making; where
+    one of these comes to nothing, it is the batch's own from then on.
+    """
 
     def __init__(
-        self, caller: Caller, requests: dict[str, ChatRequest], lane: Lane, scribe: Scribe
+        self,
+        caller: Caller,
+        requests: dict[str, ChatRequest],
+        lane: Lane,
+        switchboard: Switchboard,
     ) -> None:
         self._caller = caller
         self._limits = caller.limits
         self._clock = caller.clock
-        self._waiting = deque(requests.items())
+        self._requests = requests
+        self._waiting: deque[str] = deque()
+        self._own: set[str] = set()
         self._results: dict[str, CallResult] = {}
         self._lane = lane
-        self._scribe = scribe
+        self._scribe = Scribe(caller.ledger, caller.max_usd, switchboard.writing)
+        self._writing = switchboard.writing
+        self._in_flight = switchboard.in_flight(caller.ledger.path)
         self._tasks: list[asyncio.Task[None]] = []
         self._calling: set[asyncio.Task[None] | None] = set()
         self._error: Exception | None = None
@@ -166,10 +174,19 @@ class _Batch:
 
     async def run(self) -> dict[str, CallResult]:
         """A result per key. Raises what stopped the batch, once all that was sent has ended."""
-        n_tasks = min(self._limits.max_concurrency, len(self._waiting))
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(n_tasks)]
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._scribe.finish()
+        self._own = {key for key in self._requests if self._in_flight.claim(key)}
+        try:
+            await self._look_again()
+            missing = [key for key in self._requests if key not in self._results]
+            # Its own come first: whoever waits for others keeps none waiting.
+            self._waiting.extend(sorted(missing, key=lambda key: key not in self._own))
+            n_tasks = min(self._limits.max_concurrency, len(self._waiting))
+            self._tasks = [asyncio.create_task(self._work()) for _ in range(n_tasks)]
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._scribe.finish()
+        finally:
+            for key in self._own:
+                self._in_flight.release(key, None)
         if self._error is not None:
             raise self._error
         return self._results
@@ -188,15 +205,38 @@ class _Batch:
         for task in self._tasks:
             task.cancel()
 
+    async def _look_again(self) -> None:
+        """Take the answers that came in between the first look into the ledger and the claim."""
+        loop, ledger = asyncio.get_running_loop(), self._caller.ledger
+        found = await loop.run_in_executor(self._writing, _recall, ledger, list(self._own))
+        for key, result in found.items():
+            self._settle(key, result)
+
     async def _work(self) -> None:
         try:
             while self._waiting and not self._is_stopped:
-                key, request = self._waiting.popleft()
-                self._results[key] = await self._answer(request)
+                key = self._waiting.popleft()
+                result = await self._made_by_others(key)
+                self._settle(key, result or await self._answer(self._requests[key]))
         except _StoppedError:
             return
         except Exception as error:
             self.stop(error)
+
+    async def _made_by_others(self, key: str) -> CallResult | None:
+        """The result of another batch's call; None where the request is this batch's own."""
+        while key not in self._own:
+            if self._in_flight.claim(key):
+                self._own.add(key)
+            elif (result := await self._in_flight.wait(key)) is not None:
+                return replace(result, is_cached=result.reply is not None)
+        return None
+
+    def _settle(self, key: str, result: CallResult) -> None:
+        self._results[key] = result
+        if key in self._own:
+            self._own.remove(key)
+            self._in_flight.release(key, result)
 
     async def _answer(self, request: ChatRequest) -> CallResult:
         give_up_at: float | None = None
@@ -307,40 +347,9 @@ class _Setback:
     may_be_billed: bool
 
 
-class _Switchboard:
-    """This process's event loop for calls, and what its tasks share: a lane per provider."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.writing = ThreadPoolExecutor(1, "whatchanged-ledger")
-        self._lanes: dict[str, Lane] = {}
-        threading.Thread(
-            target=self.loop.run_forever, name="whatchanged-calls", daemon=True
-        ).start()
-
-    def lane(self, provider: str) -> Lane:
-        return self._lanes.setdefault(provider, Lane())
-
-
-_lock = threading.Lock()
-_current: _Switchboard | None = None
-
-
-def _switchboard() -> _Switchboard:
-    global _current
-    with _lock:
-        if _current is None:
-            _current = _Switchboard()
-        return _current
-
-
-def _forget_after_fork() -> None:
-    # Threads do not survive a fork: a child starts its own.
-    global _lock, _current
-    _lock, _current = threading.Lock(), None
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
+def _recall(ledger: CallLedger, keys: list[str]) -> dict[str, CallResult]:
+    found = ledger.recall(keys).items()
+    return {key: CallResult(paid.reply, "", paid.cost_usd, is_cached=True) for key, paid in found}
 
 
 def _in_order(keys: Sequence[str], results: dict[str, CallResult]) -> list[CallResult]:

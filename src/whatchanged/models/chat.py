@@ -59,9 +59,9 @@ class ChatReply:
 class CallResult:
     """What became of one request after retries, the ledger and the budget.
 
-    `reply` is None where there is none, and `reason` then says why. `cost_usd` is what this call
-    cost now, in US dollars: 0 where the answer was already paid for (`is_cached`), None where the
-    price is unknown.
+    `reply` is None where there is none, and `reason` then says why. `cost_usd` is what the answer
+    cost when it was paid for, in US dollars: None where that is unknown, and 0 where an equal
+    request of the same batch stands for it. Nothing was paid now where it `is_cached`.
     """
 
     reply: ChatReply | None

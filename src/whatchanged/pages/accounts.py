@@ -164,6 +164,15 @@ def write_reproduction(run: RunTables) -> list[Block]:
     return [*blocks, Details("Configuration", (Listing(dumped.rstrip("\n"), "yaml"),))]
 
 
+def is_judged_in_waves(config: Mapping[str, Any]) -> bool:
+    """Whether the expensive judge was asked in waves, so that the tests rest on calibrated scores
+    and predictions instead of the scores themselves."""
+    spend = look_up(config, "judge", "spend")
+    providers = [look_up(config, "judge", tier, "provider") for tier in ("cheap", "expensive")]
+    is_paid = any(str(provider) in API_PROVIDERS for provider in providers)
+    return spend == "waves" or (spend == "auto" and is_paid)
+
+
 _JUDGE_COLUMNS = (
     Column("Tier"), Column("Provider"), Column("Calls", numeric=True),
     Column("From cache", numeric=True), Column("Unscored", numeric=True),
@@ -194,7 +203,7 @@ def _explain_tests(run: RunTables) -> str:
     pairs = number(look_up(run.summary, "coupling", "n_pairs")) or 0
     unit = "coupled pair" if pairs else "prompt"
     exchange = f"Two tests must both reject: a permutation of the sides within each {unit}"
-    if _is_judged_in_waves(run.config):
+    if is_judged_in_waves(run.config):
         return (
             "The cheap judge read every text, the expensive one the doubtful and a random share "
             "of the others, wave by wave until a claim was decided; the effect and its 95% "
@@ -208,13 +217,6 @@ def _explain_tests(run: RunTables) -> str:
         f"Its 95% interval is {interval}. {exchange}, whose statistic is the AUC of the scores "
         f"(0.5 means no tendency), and {test} that"
     )
-
-
-def _is_judged_in_waves(config: Mapping[str, Any]) -> bool:
-    spend = look_up(config, "judge", "spend")
-    providers = [look_up(config, "judge", tier, "provider") for tier in ("cheap", "expensive")]
-    is_paid = any(str(provider) in API_PROVIDERS for provider in providers)
-    return spend == "waves" or (spend == "auto" and is_paid)
 
 
 def _audit_sentence(summary: Mapping[str, Any]) -> Line:

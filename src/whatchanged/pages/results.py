@@ -179,6 +179,8 @@ def _confirmed(run: RunTables, confirmed: Sequence[Mapping[str, Any]]) -> list[B
         )
         forest = draw_forest("findings", shown, scale, min_effect=min_effect, alt=alt)
         blocks.append(Picture(forest, line(caption)))
+    if len(confirmed) > 1:
+        blocks += _themes(run)
     shelf = collect_evidence(run, confirmed[:MAX_CARDS])
     blocks.append(Paragraph(line(_EXPLAIN_EVIDENCE), "quiet"))
     top = _share_top(confirmed)
@@ -188,6 +190,32 @@ def _confirmed(run: RunTables, confirmed: Sequence[Mapping[str, Any]]) -> list[B
         rows = tuple(_compact_row(finding) for finding in rest)
         blocks.append(Table(f"{len(rest)} more confirmed findings", _COMPACT_COLUMNS, rows))
     return blocks
+
+
+def _themes(run: RunTables) -> list[Block]:
+    """What several findings have in common, as a model put it, or why nobody could say."""
+    themes = look_up(run.summary, "themes", "themes") or ()
+    if missing := look_up(run.summary, "themes", "missing"):
+        return [
+            Paragraph(line("No themes over several findings: ", data(str(missing)), "."), "quiet")
+        ]
+    if not themes:
+        return []
+    numbers = _card_numbers(run)
+    rows = tuple(
+        (
+            (data(theme["title"]),),
+            (data(theme["sentence"]),),
+            line(_found_by(theme["findings"], numbers)),
+        )
+        for theme in themes
+    )
+    columns = (Column("Theme"), Column("What its findings share"), Column("Findings"))
+    explained = "Themes are a model's summary of the confirmed findings; no test was made of them."
+    return [
+        Table("Recurring themes", columns, rows),
+        Paragraph(line(explained), "quiet"),
+    ]
 
 
 def _card(i: int, finding: Mapping[str, Any], shelf: Shelf, top: float) -> Card:

@@ -11,16 +11,18 @@ worst case until a reply to the same request comes in the same run, then counts 
 
 from __future__ import annotations
 
+import copy
 import sqlite3
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from whatchanged.keys import content_key
-from whatchanged.models.call_ledger import CallEntry, CallIntent, CallOutcome
+from whatchanged.models.call_ledger import CallEntry, CallIntent, CallOutcome, PaidReply
 from whatchanged.models.chat import ChatReply
 from whatchanged.store import codec
-from whatchanged.store.ledger_file import LedgerFile
+from whatchanged.store.ledger_file import LedgerFile, is_sound, reply_digest
 
 # Dollars are floats: a budget of 1.00 takes ten calls of 0.10.
 _TOLERANCE = 1e-9
@@ -33,7 +35,8 @@ class LedgerTotals:
     `n_open` calls have no result: they are in flight, or their process was killed. `n_unusable`
     got a reply that is no answer, `n_failed` none. `spent_usd` is the sum of the known costs;
     `n_unknown` calls ended and may have cost something that nobody stated. `held_usd` is what the
-    budget counts for all of them.
+    budget counts for all of them. `n_tokens_in` and `n_tokens_out` are what the replies state, None
+    where none does.
     """
 
     n_calls: int
@@ -44,6 +47,8 @@ class LedgerTotals:
     n_unknown: int
     spent_usd: float
     held_usd: float
+    n_tokens_in: int | None
+    n_tokens_out: int | None
 
 
 class Ledger:
@@ -58,17 +63,24 @@ class Ledger:
     def __init__(self, root: Path, run: str, *, busy_s: float = 60.0) -> None:
         self.path = root / "calls.sqlite"
         self.run = run
+        self.purpose = ""
         self._file = LedgerFile(self.path, busy_s)
 
-    def recall(self, keys: Sequence[str]) -> dict[str, ChatReply]:
+    def charged_to(self, purpose: str) -> Ledger:
+        """The same ledger, whose calls are counted under this name (`totals`)."""
+        charged = copy.copy(self)
+        charged.purpose = purpose
+        return charged
+
+    def recall(self, keys: Sequence[str]) -> dict[str, PaidReply]:
         """The usable replies to the requests of these keys, whichever run paid for them.
 
         A reply that is not what was written is left out.
         """
 
-        def read(connection: sqlite3.Connection) -> dict[str, ChatReply]:
+        def read(connection: sqlite3.Connection) -> dict[str, PaidReply]:
             found = ((key, _sound_reply(connection, key)) for key in keys)
-            return {key: reply for key, reply in found if reply is not None}
+            return {key: paid for key, paid in found if paid is not None}
 
         return self._file.use(read)
 
@@ -85,20 +97,37 @@ class Ledger:
 
         return self._file.use(commit)
 
-    def totals(self, model: str | None = None) -> LedgerTotals:
-        """What this run's calls came to so far: those to one model, or all."""
+    def totals(self, purpose: str | None = None) -> LedgerTotals:
+        """What this run's calls came to so far: those of one purpose, or all."""
+        which = "FROM calls WHERE run = ? AND purpose = ifnull(?, purpose)"
 
         def read(connection: sqlite3.Connection) -> LedgerTotals:
             row = connection.execute(
                 "SELECT count(*), total(state = 'answered'), total(state = 'unusable'),"
                 " total(state = 'failed'), total(state = 'open'),"
                 " total(state != 'open' AND cost_usd IS NULL), total(cost_usd), total(held_usd)"
-                " FROM calls WHERE run = ? AND model = ifnull(?, model)",
-                (self.run, model),
+                f" {which}",
+                (self.run, purpose),
             ).fetchone()
-            return LedgerTotals(*map(int, row[:6]), *row[6:])
+            replies = connection.execute(
+                f"SELECT key, reply, reply_digest {which}",
+                (self.run, purpose),
+            )
+            figures: list[Any] = [*map(int, row[:6]), *row[6:], *_count_tokens(replies)]
+            return LedgerTotals(*figures)
 
         return self._file.use(read)
+
+    def check(self) -> tuple[int, list[str]]:
+        """Read the whole file back: the number of calls in it, and a sentence for each repair.
+
+        A damaged file is set aside, and the calls and replies that are sound are kept.
+        """
+        with warnings.catch_warnings():
+            # The caller says it.
+            warnings.simplefilter("ignore")
+            n_calls = self._file.check()
+        return n_calls, list(self._file.repairs)
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -120,8 +149,8 @@ class Ledger:
             if held + (intent.worst_usd or 0.0) > max_usd * (1 + _TOLERANCE):
                 return held
         connection.execute(
-            "INSERT INTO calls (token, key, run, provider, model, state, reason, held_usd)"
-            " VALUES (?, ?, ?, ?, ?, 'open', '', ?)",
+            "INSERT INTO calls (token, key, run, provider, model, purpose, state, reason, held_usd)"
+            " VALUES (?, ?, ?, ?, ?, ?, 'open', '', ?)",
             (*self._names(intent), intent.worst_usd),
         )
         return None
@@ -130,13 +159,13 @@ class Ledger:
         key, cost = outcome.request.key, outcome.cost_usd
         data = None if outcome.reply is None else codec.json_bytes(asdict(outcome.reply))
         state = "failed" if data is None else "answered" if outcome.is_usable else "unusable"
-        digest = None if data is None else _reply_digest(key, data)
+        digest = None if data is None else reply_digest(key, data)
         # Inserted where the intent is gone with a damaged file: a reply that was paid for is kept.
         # Without a known cost, the worst case stays held.
         connection.execute(
-            "INSERT INTO calls (token, key, run, provider, model, state, reason, reply,"
+            "INSERT INTO calls (token, key, run, provider, model, purpose, state, reason, reply,"
             " reply_digest, cost_usd, held_usd, finished_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CURRENT_TIMESTAMP)"
             " ON CONFLICT (key, token) DO UPDATE SET state = excluded.state,"
             " reason = excluded.reason, reply = excluded.reply,"
             " reply_digest = excluded.reply_digest, cost_usd = excluded.cost_usd,"
@@ -157,22 +186,30 @@ class Ledger:
         row = found.fetchone()
         return 0.0 if row is None else float(row[0])
 
-    def _names(self, entry: CallEntry) -> tuple[str, str, str, str, str]:
+    def _names(self, entry: CallEntry) -> tuple[str, str, str, str, str, str]:
         request = entry.request
-        return entry.token, request.key, self.run, request.provider, request.model
+        return entry.token, request.key, self.run, request.provider, request.model, self.purpose
 
 
-def _sound_reply(connection: sqlite3.Connection, key: str) -> ChatReply | None:
+def _sound_reply(connection: sqlite3.Connection, key: str) -> PaidReply | None:
     rows = connection.execute(
-        "SELECT reply, reply_digest FROM calls WHERE key = ? AND state = 'answered'"
+        "SELECT reply, reply_digest, cost_usd FROM calls WHERE key = ? AND state = 'answered'"
         " ORDER BY id DESC",
         (key,),
     )
-    for data, digest in rows:
-        if isinstance(data, bytes) and digest == _reply_digest(key, data):
-            return ChatReply(**codec.json_value(data))
+    for data, digest, cost in rows:
+        if is_sound(key, data, digest):
+            return PaidReply(ChatReply(**codec.json_value(data)), cost)
     return None
 
 
-def _reply_digest(key: str, data: bytes) -> str:
-    return content_key("call-reply/1", key, data)
+def _count_tokens(
+    rows: Iterable[tuple[str, object, object]],
+) -> tuple[int | None, int | None]:
+    """Tokens in and out of replies (key, bytes, digest); None where no sound one states them."""
+    sound = [codec.json_value(cast(bytes, row[1])) for row in rows if is_sound(*row)]
+    n_in, n_out = (
+        [int(reply[name]) for reply in sound if reply[name] is not None]
+        for name in ("n_tokens_in", "n_tokens_out")
+    )
+    return sum(n_in) if n_in else None, sum(n_out) if n_out else None

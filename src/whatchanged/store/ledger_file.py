@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from whatchanged.errors import InputError, StorageError
+from whatchanged.keys import content_key
 from whatchanged.store import atomic
 from whatchanged.store.artifacts import quarantine_path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = (
     """CREATE TABLE calls (
         id INTEGER PRIMARY KEY,
@@ -34,7 +35,8 @@ _SCHEMA = (
         cost_usd REAL,
         held_usd REAL,
         started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-        finished_at TEXT
+        finished_at TEXT,
+        purpose TEXT NOT NULL DEFAULT ''
     )""",
     "CREATE UNIQUE INDEX calls_by_key ON calls (key, token)",
     "CREATE INDEX calls_by_run ON calls (run)",
@@ -50,7 +52,12 @@ _SCHEMA = (
     END""",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_N_COLUMNS = 14
+# Version 1 did not say what a call was for.
+_UPGRADE = (
+    "ALTER TABLE calls ADD COLUMN purpose TEXT NOT NULL DEFAULT ''",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_N_COLUMNS = 15
 # Statements are constant: where SQLite finds one wrong (ERROR) or a constraint broken, the tables
 # are not those that were made.
 _DAMAGE = frozenset({
@@ -72,13 +79,13 @@ Result = TypeVar("Result")
 class LedgerFile:
     """One SQLite file, opened when it is first used, by one thread of the process at a time.
 
-    Between processes, SQLite's own lock is waited for up to `busy_s` seconds. `n_damaged` counts
-    the repairs.
+    Between processes, SQLite's own lock is waited for up to `busy_s` seconds. `repairs`
+    says of each repair what was damaged.
     """
 
     def __init__(self, path: Path, busy_s: float) -> None:
         self.path = path
-        self.n_damaged = 0
+        self.repairs: list[str] = []
         self._busy_s = busy_s
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -116,6 +123,24 @@ class LedgerFile:
             raise _ReplacedError
         yield
         connection.execute("COMMIT")
+
+    def check(self) -> int:
+        """Read everything back: SQLite's own check, and the digest of every reply; the number of
+        calls. Damage is repaired as by `use`, and replies that are not sound are given up."""
+
+        def scan(connection: sqlite3.Connection) -> int:
+            if (problem := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                raise _DamagedError(str(problem))
+            rows = connection.execute("SELECT key, reply, reply_digest FROM calls")
+            n_calls = n_damaged = 0
+            for key, data, digest in rows:
+                n_calls += 1
+                n_damaged += data is not None and not is_sound(key, data, digest)
+            if n_damaged:
+                raise _DamagedError(f"{n_damaged:,} replies do not match their digests")
+            return n_calls
+
+        return self.use(scan)
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -162,13 +187,12 @@ class LedgerFile:
             raise self._refusal(refused) from refused
         finally:
             os.close(folder)
-        self.n_damaged += 1
         reason = " ".join(str(error).split())
-        warnings.warn(
+        self.repairs.append(
             f"the ledger of paid calls {self.path} is damaged ({reason}): moved to {aside};"
-            f" {len(rows):,} of its calls can be read and were kept, any others are paid for again",
-            stacklevel=4,
+            f" {len(rows):,} of its calls can be read and were kept, any others are paid for again"
         )
+        warnings.warn(self.repairs[-1], stacklevel=4)
 
     def _replace(self, data: bytes) -> Path:
         aside = quarantine_path(self.path.parent, self.path.name)
@@ -256,10 +280,14 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
         )
     if version == 0 and n_tables == 0:
         _create_tables(connection)
-    elif version != SCHEMA_VERSION:
+        return
+    if version < 1:
         raise _DamagedError(f"it states version {version}")
-    elif (problem := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+    if (problem := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise _DamagedError(str(problem))
+    if version < SCHEMA_VERSION:
+        for statement in _UPGRADE:
+            connection.execute(statement)
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
@@ -305,16 +333,36 @@ def _readable_rows(damaged: sqlite3.Connection, n_bytes: int) -> Iterator[tuple[
             if low < high:
                 ranges += [(middle + 1, high), (low, middle)]
         else:
-            yield from (row for row in rows if _is_plausible(row))
+            # A file of version 1 lacks the last column.
+            whole = (row + ("",) * (len(row) == _N_COLUMNS - 1) for row in rows)
+            yield from (_without_damaged_reply(row) for row in whole if _is_plausible(row))
 
 
 def _is_plausible(row: tuple[Any, ...]) -> bool:
     if len(row) != _N_COLUMNS:
         return False
-    texts, (cost, held) = row[1:8], row[10:12]
+    texts, (cost, held) = (*row[1:8], row[14]), row[10:12]
     return all(isinstance(text, str) for text in texts) and all(
         usd is None or (isinstance(usd, float) and usd >= 0) for usd in (cost, held)
     )
+
+
+def _without_damaged_reply(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The call, which counts for the budget, as one that failed where its reply is not sound."""
+    key, data, digest = row[2], row[8], row[9]
+    if data is None or is_sound(key, data, digest):
+        return row
+    return (*row[:6], "failed", "the stored reply was damaged", None, None, *row[10:])
+
+
+def reply_digest(key: str, data: bytes) -> str:
+    """What a reply's bytes are checked against; `key` is that of its request."""
+    return content_key("call-reply/1", key, data)
+
+
+def is_sound(key: str, data: object, digest: object) -> bool:
+    """Whether a reply's bytes are what was written."""
+    return isinstance(data, bytes) and digest == reply_digest(key, data)
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -1,4 +1,4 @@
-"""A full check of everything that is stored: digests, rows, temporaries."""
+"""A full check of everything that is stored: digests, rows, paid calls, temporaries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from whatchanged.errors import InputError
 from whatchanged.store import atomic
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.embeddings import EmbeddingCache
+from whatchanged.store.ledger import Ledger
 from whatchanged.store.runs import MANIFEST, is_unfinished, load_run
 
 
@@ -39,11 +40,12 @@ class VerifyReport:
 def verify(root: Path, runs: Sequence[Path] = ()) -> VerifyReport:
     """What is damaged in the cache below `root` and in these runs; strays are removed.
 
-    Checked are artifacts (a damaged one is quarantined), rows of the embedding cache, and files of
-    runs. An absent cache is an empty one.
+    Checked are artifacts (a damaged one is quarantined), rows of the embedding cache, the ledger of
+    paid calls (a damaged one is quarantined, and what is sound in it kept), and files of runs. An
+    absent cache is an empty one. Raises StorageError where another process writes for too long.
     """
     report = VerifyReport(n_swept=sum(atomic.sweep(folder) for folder in (root, *runs)))
-    report += _verify_artifacts(root) + _verify_embeddings(root)
+    report += _verify_artifacts(root) + _verify_embeddings(root) + _verify_ledger(root)
     for run in runs:
         report += _verify_run(run)
     return report
@@ -70,6 +72,20 @@ def _verify_embeddings(root: Path) -> VerifyReport:
         sentence = f"{found.n_damaged:,} embeddings were damaged: they are computed again"
         report = replace(report, problems=(sentence,))
     return report
+
+
+def _verify_ledger(root: Path) -> VerifyReport:
+    ledger = Ledger(root, "verify")
+    if not ledger.path.exists():
+        return VerifyReport()
+    n_bytes = ledger.path.stat().st_size
+    try:
+        n_calls, repairs = ledger.check()
+    except InputError as error:
+        return VerifyReport(problems=(str(error),))
+    finally:
+        ledger.close()
+    return VerifyReport(n_calls, len(repairs), len(repairs), 0, n_bytes, tuple(repairs))
 
 
 def _verify_run(path: Path) -> VerifyReport:

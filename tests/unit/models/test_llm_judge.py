@@ -4,6 +4,7 @@ import sys
 import urllib.request
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from tests.loopback.calls import call_plainly
@@ -11,6 +12,7 @@ from tests.loopback.hostile_texts import CRITERION, KNOWN_MARK, PHRASE, hostile_
 from tests.loopback.misbehaviour import FINISHES, TEXTS, Misbehaviour
 from tests.loopback.rules import Asked, Noise, answer
 from tests.loopback.server import Loopback
+from whatchanged.config import JudgeConfig, ValidateConfig
 from whatchanged.models import rubric
 from whatchanged.models.chat import CallResult, ChatReply
 from whatchanged.models.gemini import Gemini
@@ -26,7 +28,9 @@ from whatchanged.models.rubric import (
     score_request,
 )
 from whatchanged.models.secret import Secret
-from whatchanged.records import Question
+from whatchanged.records import Hypothesis, Question
+from whatchanged.validate import validate_hypotheses
+from whatchanged.verdicts import grade_texts
 
 KEY = Secret("a-key", "A_KEY")
 QUICK = Limits(connect_s=1.0, read_s=0.4, total_s=0.8)
@@ -34,6 +38,7 @@ PRICES = {"small": Price(1.0, 1.0, None)}
 YES = Question(CRITERION, "Tell me.", f"I like my {PHRASE}.")
 NO = Question(CRITERION, "Tell me.", "I like my blue kettle.")
 APIS = ("gemini", "openai")
+SIDES = ("base", "intervention")
 
 
 def judge_at(server, api="openai", model="small", limits=None):
@@ -167,6 +172,28 @@ def test_a_judge_that_prefers_the_first_place_is_always_undecided():
         assert server.counts()["n_calls"] == 80
     assert {j.preferred for j in found} == {"undecided"}
     assert found[0].reason == "A in one order, A in the other"
+
+
+@pytest.mark.parametrize(("rule", "is_confirmed"), [("first", False), ("quoted", True)])
+def test_a_judge_that_looks_at_the_place_confirms_nothing_where_a_fair_one_does(rule, is_confirmed):
+    claim = Hypothesis("h1", "s", CRITERION, "more", None, None, (), 0.0, 0.5, 5.0)
+    says = [side == "intervention" and i % 2 == 0 for side in SIDES for i in range(60)]
+    texts = pd.DataFrame(
+        {
+            "text_key": [f"{i:03d}" for i in range(120)],
+            "prompt_key": [f"p{i % 4}" for i in range(120)],
+            "sample": [i % 60 // 4 for i in range(120)],
+            "side": [side for side in SIDES for _ in range(60)],
+            "prompt": "Tell me.",
+            "text": [f"{(YES if said else NO).text} {i}" for i, said in enumerate(says)],
+        }
+    )
+    with Loopback(rule=rule) as server:
+        judge = judge_at(server)
+        verdicts = grade_texts(claim, texts, judge, judge, JudgeConfig(audit_share=0), seed=0)
+    config = ValidateConfig(n_permutations=2000)
+    (finding,) = validate_hypotheses([claim], verdicts, texts, config, 0, is_paired=False)
+    assert (finding.status == "confirmed") == is_confirmed
 
 
 @pytest.mark.parametrize(

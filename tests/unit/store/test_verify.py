@@ -1,13 +1,17 @@
 import os
+import sqlite3
 import subprocess
 import sys
 
 import numpy as np
 
 from whatchanged.keys import content_key
+from whatchanged.models.call_ledger import CallOutcome
+from whatchanged.models.chat import ChatReply, ChatRequest
 from whatchanged.store import atomic
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.embeddings import EmbeddingCache
+from whatchanged.store.ledger import Ledger
 from whatchanged.store.runs import RunFolder
 from whatchanged.store.verify import VerifyReport, verify
 
@@ -54,6 +58,56 @@ def test_every_kind_of_damage_is_counted_and_named(tmp_path):
     for part in (KEYS[1], "summary.json", "1 embeddings"):
         assert part in named
     assert verify(cache).n_quarantined == 0
+
+
+def pay(root, n_calls):
+    ledger = Ledger(root, "run")
+    requests = [ChatRequest("p", "m", "s", f"text {i}", "{}", 64, 0.0) for i in range(n_calls)]
+    reply = ChatReply("y" * 300, "stop", "", 1, 1)
+    ledger.write([CallOutcome(f"t{i}", r, reply, "", 0.5, True) for i, r in enumerate(requests)],
+                 None)  # fmt: skip
+    ledger.close()
+    return ledger, [request.key for request in requests]
+
+
+def test_a_sound_ledger_is_counted_and_left_as_it_is(tmp_path):
+    ledger, _ = pay(tmp_path, 7)
+    data = ledger.path.read_bytes()
+    report = verify(tmp_path)
+    assert (report.n_checked, report.n_damaged, report.n_bytes) == (7, 0, len(data))
+    assert ledger.path.read_bytes() == data
+
+
+def test_a_damaged_ledger_is_named_and_set_aside_and_keeps_what_can_be_read(tmp_path, recwarn):
+    ledger, keys = pay(tmp_path, 200)
+    data = bytearray(ledger.path.read_bytes())
+    # One reply, and a whole page elsewhere.
+    data[bytes(data).index(b"yyyy")] = ord("z")
+    start = len(data) // 2 // 4096 * 4096
+    data[start : start + 4096] = bytes(4096)
+    ledger.path.write_bytes(data)
+    report = verify(tmp_path)
+    assert (report.n_damaged, report.n_quarantined) == (1, 1)
+    (problem,) = report.problems
+    assert str(ledger.path) in problem
+    assert "its calls can be read and were kept" in problem
+    assert list(recwarn) == []
+    (aside,) = (tmp_path / "quarantine").iterdir()
+    assert aside.read_bytes() == bytes(data)
+    # A page holds some six of these calls.
+    assert 185 <= report.n_checked <= 200
+    assert len(Ledger(tmp_path, "run").recall(keys)) >= report.n_checked - 1
+    assert verify(tmp_path).problems == ()
+
+
+def test_a_ledger_of_a_newer_version_is_a_problem_and_left_alone(tmp_path):
+    ledger, _ = pay(tmp_path, 3)
+    with sqlite3.connect(ledger.path) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    report = verify(tmp_path)
+    assert (report.n_damaged, report.n_quarantined) == (0, 0)
+    assert "found version 99" in report.problems[0]
 
 
 def test_strays_are_swept_from_cache_and_runs(tmp_path):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from whatchanged.activations.evidence import CONTRIBUTION_COLUMNS, SELECTIVE_COLUMNS
+from whatchanged.activations.groups import group_components
+from whatchanged.dashboard.activation_parts import NOT_COLLECTED, Collected
 from whatchanged.dashboard.pack import Pack
 from whatchanged.keys import content_keys
+from whatchanged.store.activations import BatchProcessingStorage
+from whatchanged.store.text_batch import TextBatch
 from whatchanged.summary import RunContent
 
 SIDES = np.array(["base", "intervention"], dtype=object)
@@ -75,10 +81,88 @@ def invent_run(
     )
 
 
-def pack_invented(run: InventedRun) -> Pack:
+def pack_invented(run: InventedRun, collected: Collected | str = NOT_COLLECTED) -> Pack:
     """The pack of an invented run, whose tokens are its words."""
     return Pack(run, name="invented", created_utc="2026-01-01T00:00:00+00:00",
-                load_pieces=lambda: split_words)  # fmt: skip
+                load_pieces=lambda: split_words, load_activations=lambda: collected)  # fmt: skip
+
+
+def invent_activations(run: InventedRun, folder: Path, labels: Sequence[str]) -> Collected:
+    """What five or more components did on a run's texts, with a store in `folder`.
+
+    Component i fires on every token whose place is a multiple of i + 2, with the token's place as
+    its activation; the second fires with negative values, the third never. The fourth and fifth
+    are a cluster. All comparisons are of the first claim, the first text cluster and the run.
+    """
+    groups = group_components(labels, {"invented-0-0": labels[3:5]})
+    lengths = [len(ids) for ids in run.texts["token_ids"]]
+    blocks = [_fire(n, len(labels)) for n in lengths]
+    storage = BatchProcessingStorage.create(folder, groups, keep="all")
+    if blocks:
+        batch = TextBatch(
+            tuple(run.texts["text_key"]),
+            (run.texts["side"] == SIDES[1]).to_numpy(),
+            np.cumsum([0, *lengths]),
+            np.concatenate([np.arange(n) for n in lengths]),
+        )
+        storage.add_batch(np.concatenate(blocks), groups.component_numbers(labels), batch)
+    return Collected(
+        {"sources": ["neurons"], "skipped": {"weight_delta": "the shapes differ"},
+         "n_texts": len(blocks), "n_components": len(labels),
+         "contributions": [{"finding": "h000", "n_texts": 32, "log_ratio_nats": 10.5, "share": 0.25,
+                            "n_directions": 40, "n_significant": 3}]},
+        _invent_tables(run, labels),
+        storage.finalize(),
+    )  # fmt: skip
+
+
+def _fire(n_tokens: int, n_components: int) -> np.ndarray[Any, Any]:
+    """What the components do on a text `(n_tokens, n_components)`."""
+    place = np.arange(n_tokens)[:, None]
+    fires = place % (np.arange(n_components) + 2) == 0
+    sign = np.array([1, -1, 0, *[1] * (n_components - 3)])
+    return (np.where(fires, place, 0) * sign).astype(np.float32)
+
+
+def _invent_tables(run: InventedRun, labels: Sequence[str]) -> dict[str, pd.DataFrame]:
+    n = len(labels)
+    units = [*labels, "invented-0-0"]
+    subjects = [("finding", "h000", "texts"), ("finding", "h000", "sides"), ("run", "", "sides"),
+                ("cluster", "invented-6-t1", "texts")]  # fmt: skip
+    selective = [
+        # Every other one does no better than the random control.
+        (*subject, unit, i == n, "maximum", 0.9, *((0.8, 0.95) if i % 2 else (0.6, 0.95)), 0.8,
+         0.95, 0.001, 0.01, 0.3, 20, 30, 8)
+        for subject in subjects for i, unit in enumerate(units)
+    ]  # fmt: skip
+    contributions = [
+        ("h000", labels[0].removeprefix("weight_delta/"), 0.5, 0.2, 0.8, 0.05, 7.5, 0.001, 0.01),
+        ("h000", "model.far.away:3", -0.1, -0.3, 0.1, -0.01, 1.5, 0.4, 0.5),
+    ]
+    keys = dict(zip(run.texts["text_key"], run.texts["token_ids"], strict=True))
+    quoted = [key for finding in run.findings[:1] for key in finding["supporting"] if key in keys]
+    fired = [(key, i, _fire(len(keys[key]), n)[:, i]) for key in quoted for i in range(2)]
+    return {
+        "components": pd.DataFrame(
+            {
+                "label": [*labels, "random/a:0", "random/a:1"], "source": "neurons",
+                "maximum": 100.0, "threshold": 0.5, "rate_base": np.arange(n + 2) / 100,
+                "rate_intervention": np.arange(n + 2) / 50,
+                "cluster": [None] * 3 + ["invented-0-0"] * 2 + [None] * (n - 3),
+            }
+        ),
+        "selective": pd.DataFrame(selective, columns=list(SELECTIVE_COLUMNS)),
+        "contributions": pd.DataFrame(contributions, columns=list(CONTRIBUTION_COLUMNS)),
+        "tokens": pd.DataFrame(
+            {
+                "finding": "h000",
+                "text_key": [key for key, _, _ in fired],
+                "unit": [labels[i] for _, i, _ in fired],
+                "positions": [np.flatnonzero(values).astype(np.int32) for _, _, values in fired],
+                "activations": [values[values != 0] for _, _, values in fired],
+            }
+        ),
+    }  # fmt: skip
 
 
 def split_words(text: str, token_ids: Sequence[int]) -> list[str] | None:

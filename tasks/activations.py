@@ -7,7 +7,7 @@ the manifest names it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from tasks.collection import (
     load_blocks,
     load_firings,
     load_modules,
+    load_skipped,
     load_summaries,
     load_table,
 )
@@ -36,7 +37,6 @@ from whatchanged.activations.grouping import group_firings, summarize_groups
 from whatchanged.activations.groups import ComponentGroups
 from whatchanged.activations.reading import pick_balanced
 from whatchanged.errors import UsageError
-from whatchanged.keys import content_key
 from whatchanged.models.component_readings import load_contributions, load_reader
 from whatchanged.progress import StageBar
 from whatchanged.store.collected import store_firings
@@ -51,27 +51,29 @@ N_SHOWN, N_UNITS_PER_TEXT = 8, 3
 def collect(collection: Collection) -> dict[str, Any]:
     """Read the run's texts and add what fires on them to its folder; the stage's summary."""
     started = time.perf_counter()
-    RunFolder(collection.run.path).retract(STAGE)
     with StageBar(STAGE) as bar:
-        surveyed = _run(collection, _survey, "survey", "survey components")
+        surveyed = _run(collection, _survey, collection.survey_key, "survey components")
         read: list[Manifest] = []
         contributed: list[Manifest] = []
         chosen = compared = surveyed
-        if surveyed.n:
+        if surveyed.n and collection.chunks:
             measured = _over_chunks(collection, _measure, "measure", bar)
-            chosen = _run(collection, _choose, "choose", "choose components", measured=measured)
+            key = collection.stage_key("choose", _edges(measured))
+            chosen = _run(collection, _choose, key, "choose components", measured=measured)
             read = _over_chunks(collection, _read, "read", bar, chosen=chosen)
-            compared = _run(
-                collection, _compare, "compare", "compare activations", chosen=chosen, read=read
+            key = collection.stage_key(
+                "compare", collection.name, collection.stated_contrasts, _edges([chosen, *read])
             )
-            contributed = _over_findings(collection)
+            compared = _run(
+                collection, _compare, key, "compare activations", chosen=chosen, read=read
+            )
+            contributed = _over_findings(collection, load_skipped(collection))
         return _write(collection, surveyed, chosen, read, compared, contributed, started)
 
 
 def _run(
-    collection: Collection, work: Task[..., Manifest], stage: str, name: str, **inputs: Any
+    collection: Collection, work: Task[..., Manifest], key: str, name: str, **inputs: Any
 ) -> Manifest:
-    key = content_key(f"{stage} activations/1", collection.key, _edges(inputs))
     started = start(
         collection.store, work, key, name, on_gpu=collection.on_gpu, collection=collection, **inputs
     )
@@ -87,9 +89,7 @@ def _over_chunks(
     )
     futures = []
     for number, texts in enumerate(collection.chunks):
-        key = content_key(
-            f"{stage} activations/1", collection.key, list(texts["text_key"]), _edges(inputs)
-        )
+        key = collection.stage_key(stage, list(texts["text_key"]), _edges(inputs.values()))
         futures.append(
             start(
                 collection.store, work, key, f"{stage} components {number}",
@@ -104,19 +104,17 @@ def _over_chunks(
     return done
 
 
-def _over_findings(collection: Collection) -> list[Manifest]:
+def _over_findings(collection: Collection, skipped: dict[str, str]) -> list[Manifest]:
     """What the directions of the weight change contributed to each finding."""
     own = collection.config.activations
-    if "weight_delta" not in own.sources or not own.contributions.texts_per_finding:
+    is_read = "weight_delta" in own.sources and "weight_delta" not in skipped
+    if not is_read or not own.contributions.texts_per_finding:
         return []
     return [
         start(
             collection.store,
             _contribute,
-            content_key(
-                "contribute/1", collection.key, own.contributions.model_dump(), contrast.name,
-                contrast.is_supporting.tobytes(),
-            ),
+            collection.stage_key("contribute", own.contributions.model_dump(), contrast.stated()),
             f"contributions {contrast.name}",
             on_gpu=collection.on_gpu,
             number=number,
@@ -127,12 +125,8 @@ def _over_findings(collection: Collection) -> list[Manifest]:
     ]  # fmt: skip
 
 
-def _edges(inputs: dict[str, Any]) -> list[str]:
-    return [
-        part.key
-        for value in inputs.values()
-        for part in (value if isinstance(value, list) else [value])
-    ]
+def _edges(parts: Iterable[Manifest]) -> list[str]:
+    return [part.key for part in parts]
 
 
 @task(name="survey components", **CACHED, **RETRIED)
@@ -252,14 +246,15 @@ def _write(
     contributed: list[Manifest],
     started: float,
 ) -> dict[str, Any]:
-    """The folder `activations` of the run; last of all, its manifest."""
+    """The folder `activations` of the run, in place of an earlier one; its manifest comes last."""
     store, folder = collection.store, RunFolder(collection.run.path)
+    folder.retract(STAGE)
     figures = [store.get_json(part_key(part.key, FIGURES)) for part in contributed]
     summary: dict[str, Any] = {
         "sources": list(collection.config.activations.sources),
-        "skipped": store.get_json(surveyed.key)["skipped"],
+        "skipped": load_skipped(collection),
         "n_texts": len(collection.texts),
-        "n_components": chosen.n if read else 0,
+        "n_components": 0,
         "contributions": figures,
     }
     if read:
@@ -307,6 +302,7 @@ def _write_tables(
     for name, rows in written.items():
         folder.write_table(f"{STAGE}/{name}", rows)
     return {
+        "n_components": len(own.labels),
         "n_clusters": groups.n_clusters,
         "n_events": kept.n_events,
         "store_bytes": kept.n_bytes,

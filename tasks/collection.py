@@ -25,7 +25,7 @@ from whatchanged.activations.selectivity import TextSummaries
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import override_config
 from whatchanged.errors import UsageError
-from whatchanged.keys import content_key
+from whatchanged.keys import Keyable, content_key
 from whatchanged.models.device import may_use_gpu
 from whatchanged.models.loading import describe_decoder
 from whatchanged.store.artifacts import ArtifactStore, cache_root
@@ -33,7 +33,7 @@ from whatchanged.store.runs import Run, load_run
 
 STAGE = "activations"
 # The text clusters that are compared: those whose shares differ most.
-N_CLUSTERS = 8
+N_CLUSTERS = 5
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,14 @@ class Collection:
         """What is compared on them."""
         return find_contrasts(self.texts, self.run.findings, self.run.verdicts, self.clusters)
 
+    @property
+    def stated_contrasts(self) -> list[Keyable]:
+        """What is compared, for a key."""
+        return [contrast.stated() for contrast in self.contrasts]
+
     @cached_property
     def key(self) -> str:
-        """The key of everything that decides what the models show."""
+        """The key of everything that decides what the models show on the texts."""
         config = self.config
         return content_key(
             "activations/1",
@@ -95,10 +100,16 @@ class Collection:
             ],
             config.activations.model_dump(mode="json", exclude={"keep", "contributions"}),
             config.seed,
-            self.name,
-            [str(finding["id"]) for finding in self.run.findings],
-            list(self.texts["text_key"]),
+            [list(self.texts[column]) for column in ("text_key", "prompt_key", "side", "split")],
         )
+
+    def stage_key(self, stage: str, *inputs: Keyable) -> str:
+        """The key of one stage's output."""
+        return content_key(f"{stage} activations/1", self.key, *inputs)
+
+    @property
+    def survey_key(self) -> str:
+        return self.stage_key("survey")
 
 
 def open_collection(run: str, overrides: list[str]) -> Collection:
@@ -118,8 +129,12 @@ def open_collection(run: str, overrides: list[str]) -> Collection:
 
 def load_modules(collection: Collection) -> dict[str, int]:
     """The number of components of each module, in the order of reading."""
-    key = content_key("survey activations/1", collection.key, [])
-    return dict(collection.store.get_json(key)["modules"])
+    return dict(collection.store.get_json(collection.survey_key)["modules"])
+
+
+def load_skipped(collection: Collection) -> dict[str, str]:
+    """The sources that this pair does not have, and why."""
+    return dict(collection.store.get_json(collection.survey_key)["skipped"])
 
 
 def load_table(

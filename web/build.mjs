@@ -17,6 +17,10 @@ await build({
   target: ["es2022"],
   charset: "ascii",
   legalComments: "none",
-  jsx: "automatic",
-  jsxImportSource: "preact",
+  // Not the automatic runtime: the bundle is 6 KB smaller.
+  jsx: "transform",
+  jsxFactory: "createElement",
+  jsxFragment: "Fragment",
+  inject: ["src/jsx.ts"],
+  tsconfigRaw: {},
 });

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from hostile import hostile_run
+from hostile import COMPONENTS, hostile_run
 from watched import Watched
 
 from benchmarks.dashboard import CHROMIUM, open_browser
-from benchmarks.dashboard_run import InventedRun, pack_invented
+from benchmarks.dashboard_run import InventedRun, invent_activations, pack_invented
 from whatchanged.dashboard.pack import Pack
 from whatchanged.dashboard.shell import write_folder, write_one_file
 from whatchanged.store.exports import write_export_file, write_export_folder
@@ -52,8 +53,9 @@ def run() -> InventedRun:
 
 
 @pytest.fixture(scope="session")
-def pack(run: InventedRun) -> Pack:
-    return pack_invented(run)
+def pack(run: InventedRun, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    folder = tmp_path_factory.mktemp("activations")
+    return pack_invented(run, invent_activations(run, folder, COMPONENTS))
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +94,11 @@ def screens(run: InventedRun) -> dict[str, str]:
         "search": "#/texts?q=quokka&as=whole",
         "text": f"#/t/{found['text_key'][:32]}?mark=tokens&token=2",
         "evidence": f"#/t/{run.findings[0]['supporting'][0][:32]}?h=h000",
+        "fired": f"#/t/{run.findings[0]['supporting'][0][:32]}?h=h000&mark=component&token=2",
+        "components": "#/components?sort=-base",
+        "component": f"#/component/{quote(COMPONENTS[0], safe='')}",
+        "negative": f"#/component/{quote(COMPONENTS[1], safe='')}?show=quantiles",
+        "members": "#/component/invented-0-0",
         "judges": "#/judges",
         "run": "#/run",
         "nothing": "#/nothing/here",

@@ -26,6 +26,7 @@ PAYLOADS = [
     breaker.format(tag.format(_CALL)) for breaker in _BREAKERS for tag in _TAGS
 ]  # 5 * 20 = 100
 HIDDEN = "left\u202eright\u202c zero\u200bwidth \x1b[31mred\x07 half \ud800 tag \U000e0041"
+COMPONENTS = [f"weight_delta/{PAYLOADS[i]}:{i}" for i in range(6)]
 HIDDEN_SHOWN = "leftU+202ErightU+202C zeroU+200Bwidth U+001B[31mredU+0007 half U+D800 tag U+E0041"
 
 

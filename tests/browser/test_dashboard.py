@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from hostile import HIDDEN, HIDDEN_SHOWN, PAYLOADS
+from hostile import COMPONENTS, HIDDEN, HIDDEN_SHOWN, PAYLOADS
 from watched import Watched
 
 from benchmarks.dashboard import FINISHED, measure_page, serve, wait_s
-from benchmarks.dashboard_run import InventedRun, invent_run, pack_invented
+from benchmarks.dashboard_run import InventedRun, invent_activations, invent_run, pack_invented
 from whatchanged.dashboard.pack import Pack
 from whatchanged.dashboard.shell import write_folder
 from whatchanged.store.exports import write_export_folder
@@ -75,6 +75,49 @@ def test_arrow_keys_give_the_exact_value_of_each_token(
     assert shown.startswith("Token 3 of ")
     assert f"{value:+.2f}".replace("-", "−") in shown
     assert "token=2" in watched.page.evaluate("location.hash")
+
+
+def test_from_a_claim_to_the_token_on_which_a_component_fires_by_keyboard(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    run = invent_run(60, 2, n_findings=1, n_words=12)
+    pack = pack_invented(run, invent_activations(run, tmp_path / "store", COMPONENTS))
+    write_export_folder(tmp_path / "x", write_folder("r", pack.parts()))
+    watched = open_page()
+    page = watched.page
+    watched.go((tmp_path / "x" / "index.html").as_uri(), "#/h/h000")
+    page.focus("#inside ~ .wrap a >> nth=0")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('section[aria-label="Texts"] mark.fire')
+    watched.settle()
+    page.focus('section[aria-label="Texts"] [data-open] >> nth=0')
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".tokens")
+    watched.settle()
+    # The first of the strongest has 11 tokens; the component fires on those at 2, 4, 6, 8 and 10,
+    # with their place.
+    assert page.locator(".token.fire").count() == 5
+    page.focus(".tokens")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.inner_text(".readout").startswith("Token 3 of 11: ")
+    assert page.inner_text(".readout").endswith("activation 2.000")
+
+
+def test_every_selective_component_stands_beside_a_random_control(
+    open_page: OpenPage, folder: str, screens: dict[str, str]
+) -> None:
+    watched = open_page()
+    for hash_ in ("#/h/h000", "#/c/invented-6-t1", "#/components", screens["component"]):
+        watched.go(folder, hash_)
+        text = watched.text()
+        assert "Random control" in text, hash_
+        assert "Selective is not causal" in text, hash_
+        # Of rows with one figure, those whose interval reaches the control of 0.3 are grey.
+        table = watched.page.locator("table", has=watched.page.locator("th:text('Random control')"))
+        intervals = table.locator("tbody tr:not(.null)").all_inner_texts()
+        assert all("0.80 to 0.95" in row and "0.300" in row for row in intervals), hash_
+        assert table.locator("tbody tr.null").count() > 0 or hash_ == screens["component"]
 
 
 def test_a_hundred_payloads_run_nothing(
@@ -239,6 +282,41 @@ def test_one_broken_shard_leaves_the_rest_alone(
     assert watched.errors == []
 
 
+def test_one_broken_component_leaves_the_rest_alone(
+    pack: Pack, open_page: OpenPage, tmp_path: Path, screens: dict[str, str]
+) -> None:
+    write_export_folder(tmp_path / "x", write_folder("r", pack.parts()))
+    data = tmp_path / "x" / "data"
+    (data / "component" / "0.js").write_text('whatchangedPart("component/0","AAAA")')
+    address = (tmp_path / "x" / "index.html").as_uri()
+    watched = open_page()
+    watched.go(address, screens["component"])
+    assert "data/component/0.js is damaged" in watched.text()
+    assert "Where it is selective" in watched.text()
+    (data / "activations.js").unlink()
+    watched = open_page()
+    watched.go(address, "#/h/h000")
+    assert "data/activations.js could not be loaded" in watched.text()
+    assert "How it was judged" in watched.text()
+    watched.go(address, screens["fired"])
+    assert watched.page.locator(".fulltext").count() == 1
+    assert watched.errors == []
+
+
+def test_a_run_without_activations_says_so_where_they_would_be(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    run = invent_run(40, 2, n_findings=1, n_words=6)
+    write_export_folder(tmp_path / "x", write_folder("r", pack_invented(run).parts()))
+    address = (tmp_path / "x" / "index.html").as_uri()
+    watched = open_page()
+    for hash_ in ("#/components", "#/component/x%3A1", "#/h/h000", "#/c/invented-6-t1"):
+        watched.go(address, hash_)
+        assert "python -m flows.collect_activations --run RUN" in watched.text(), hash_
+    watched.go(address, f"#/t/{run.findings[0]['supporting'][0]}?mark=component")
+    assert watched.page.locator(".fulltext .fire").count() == 0
+
+
 def test_a_page_without_its_manifest_says_so(
     pack: Pack, open_page: OpenPage, tmp_path: Path
 ) -> None:
@@ -267,7 +345,8 @@ def test_every_screen_has_something_to_say_about_little_and_much(
     size: str, open_page: OpenPage, tmp_path: Path, screens: dict[str, str]
 ) -> None:
     run = variants()[size]
-    write_export_folder(tmp_path / "x", write_folder("r", pack_invented(run).parts()))
+    pack = pack_invented(run, invent_activations(run, tmp_path / "store", COMPONENTS))
+    write_export_folder(tmp_path / "x", write_folder("r", pack.parts()))
     watched = open_page()
     address = (tmp_path / "x" / "index.html").as_uri()
     own = [f"#/t/{key}" for key in run.texts["text_key"][:1]]

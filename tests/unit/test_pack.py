@@ -201,6 +201,18 @@ def test_a_hypothesis_holds_every_text_that_tested_it(run: InventedRun, pack: Pa
     assert keys == run.findings[0]["supporting"]
 
 
+def test_only_scores_that_the_test_used_are_called_those_of_the_test(run: InventedRun) -> None:
+    waves = replace(run, config={**run.config, "judge": {"spend": "waves"}})
+    values, columns = read_part(pack_invented(waves).part("hypothesis/0"))
+    assert values["tiers"] == [row["tier"] for row in values["table"]]
+    # Each judge by its own scores, and before them what the last one that answered said.
+    assert values["tiers"] == ["latest", "cheap", "expensive"]
+    cascade = replace(run, config={**run.config, "judge": {"spend": "cascade"}})
+    same, as_tested = read_part(pack_invented(cascade).part("hypothesis/0"))
+    assert same["tiers"] == ["final", "cheap", "expensive"]
+    assert as_tested["score_0"].tolist() == columns["score_0"].tolist()
+
+
 def test_a_text_knows_which_hypotheses_were_judged_on_it(run: InventedRun, pack: Pack) -> None:
     key = run.findings[1]["supporting"][0]
     row = pack.rows.by_key[key]

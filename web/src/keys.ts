@@ -1,12 +1,13 @@
 // The keyboard: every action is a link or a button on the page, and a key presses it.
+import { keep, recall } from "./storage";
 
 export const SCREENS: [string, string, string][] = [
   ["", "Verdict", "o"], ["hypotheses", "Hypotheses", "h"], ["clusters", "Clusters", "c"], ["map", "Map", "m"],
-  ["prompts", "Prompts", "p"], ["texts", "Search", "t"], ["judges", "Judges", "j"], ["run", "Run", "r"],
+  ["prompts", "Prompts", "p"], ["texts", "Search", "t"], ["components", "Components", "k"], ["judges", "Judges", "j"], ["run", "Run", "r"],
 ];
 
 export const HELP: [string, string][] = [
-  ["?", "this help"], ["/", "search all texts"], ["g then o h c m p t j r", "go to a screen"],
+  ["?", "this help"], ["/", "search all texts"], ["g then o h c m p t k j r", "go to a screen"],
   ["j k", "next, previous row"], ["Enter", "open the row"], ["[ ]", "previous, next of a kind"],
   ["1 2 3", "the first, second or third choice: base, intervention, both"], ["a", "next way of marking a text"],
   ["d", "word diff on or off"], ["p", "all texts of the prompt"], ["b", "blind check"], ["e", "export what is shown"], ["y", "copy the link of this view"],
@@ -17,20 +18,11 @@ const OFF = "whatchanged/keys-off";
 let afterG = -Infinity;
 
 export function areKeysOff(): boolean {
-  try {
-    return localStorage.getItem(OFF) !== null;
-  } catch {
-    return false;
-  }
+  return recall(OFF) === "1";
 }
 
 export function switchKeys(on: boolean): void {
-  try {
-    if (on) localStorage.removeItem(OFF);
-    else localStorage.setItem(OFF, "1");
-  } catch {
-    // Without storage the keys stay on.
-  }
+  keep(OFF, on ? "0" : "1");
 }
 
 /** Acts on the page's shortcuts; `act` does those that belong to no element. */

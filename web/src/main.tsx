@@ -5,9 +5,10 @@ import { areKeysOff, HELP, listenToKeys, SCREENS, switchKeys } from "./keys";
 import { listen, live, useLive } from "./live";
 import { duration } from "./numbers";
 import { forgetParts, loadPart, PACK_VERSION } from "./pack";
-import { Failure, Missing, Waiting, type Context } from "./pieces";
+import { Failure, Missing, Title, Waiting, type Context } from "./pieces";
 import { href, useRoute, type Route } from "./route";
 import { ClusterScreen, ClustersScreen } from "./screens/clusters";
+import { ComponentScreen, ComponentsScreen } from "./screens/components";
 import { HypothesisScreen } from "./screens/hypothesis";
 import { JudgesScreen } from "./screens/judges";
 import { MapScreen } from "./screens/map";
@@ -16,6 +17,7 @@ import { RunScreen, Unfinished } from "./screens/run";
 import { SearchScreen } from "./screens/search";
 import { TextScreen } from "./screens/text";
 import { HypothesesScreen, VerdictScreen } from "./screens/verdict";
+import { keep, recall } from "./storage";
 import { Shown } from "./text";
 import { useAsync } from "./use";
 
@@ -31,6 +33,8 @@ function Screen({ route, context }: { route: Route; context: Context }) {
   if (screen === "h") return <HypothesisScreen context={context} id={id} key={id} />;
   if (screen === "clusters") return <ClustersScreen />;
   if (screen === "c") return <ClusterScreen context={context} id={id} key={id} />;
+  if (screen === "components") return <ComponentsScreen context={context} />;
+  if (screen === "component") return <ComponentScreen context={context} id={id} key={id} />;
   if (screen === "map") return <MapScreen context={context} />;
   if (screen === "prompts") return <PromptsScreen context={context} />;
   if (screen === "p") return <PromptScreen context={context} id={id} key={id} />;
@@ -38,7 +42,7 @@ function Screen({ route, context }: { route: Route; context: Context }) {
   if (screen === "t") return <TextScreen context={context} id={id} key={id} />;
   if (screen === "judges") return <JudgesScreen context={context} />;
   if (screen === "run") return <RunScreen context={context} />;
-  return <><h1 tabIndex={-1}>No such screen</h1><Missing>There is nothing at this address. <a href="#/">To the verdict</a></Missing></>;
+  return <><Title>No such screen</Title><Missing>There is nothing at this address. <a href="#/">To the verdict</a></Missing></>;
 }
 
 /** One screen that fails leaves the others alone. */
@@ -51,7 +55,7 @@ class Guard extends Component<{ at: string; children: ComponentChildren }, { err
     if (before.at !== this.props.at && this.state.error) this.setState({ error: null });
   }
   render() {
-    return this.state.error ? <><h1 tabIndex={-1}>This screen failed</h1><Failure error={this.state.error} /></> : this.props.children;
+    return this.state.error ? <><Title>This screen failed</Title><Failure error={this.state.error} /></> : this.props.children;
   }
 }
 
@@ -117,9 +121,9 @@ function App() {
         {version > PACK_VERSION && <p class="callout warning">A newer version of whatchanged wrote these data (form {version}); this page knows form {PACK_VERSION}. Some of it may be missing.</p>}
         <Guard at={location.hash}>
           {isWaiting ? <Unfinished news={news} />
-            : found.error && (news || !live.isServed) ? <><h1 tabIndex={-1}>This run cannot be shown</h1><Failure error={found.error} /></>
+            : found.error && (news || !live.isServed) ? <><Title>This run cannot be shown</Title><Failure error={found.error} /></>
               : found.value ? <Screen route={route} context={found.value} />
-                : <><h1 tabIndex={-1}>Reading the run</h1><Waiting what="the run" /></>}
+                : <><Title>Reading the run</Title><Waiting what="the run" /></>}
         </Guard>
       </main>
       <footer class="frame"><p>{found.value && <>run <Shown text={found.value.manifest.run} />{found.value.manifest.created_utc && `, ${found.value.manifest.created_utc.slice(0, 10)}`}. </>}This page loads nothing from anywhere else.</p></footer>
@@ -128,7 +132,7 @@ function App() {
   );
 }
 
-const HOMES: Record<string, string> = { h: "hypotheses", c: "clusters", p: "prompts", t: "texts" };
+const HOMES: Record<string, string> = { h: "hypotheses", c: "clusters", p: "prompts", t: "texts", component: "components" };
 
 function isOf(screen: string | undefined, path: string): boolean {
   return (HOMES[screen ?? ""] ?? screen ?? "") === path;
@@ -151,20 +155,8 @@ function nextTheme(): void {
 function setTheme(theme: string): void {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  try {
-    localStorage.setItem(THEME, theme);
-  } catch {
-    // Without storage the choice lasts as long as the page.
-  }
+  keep(THEME, theme);
   dispatchEvent(new Event("themechange"));
-}
-
-function recallTheme(): string {
-  try {
-    return localStorage.getItem(THEME) ?? "auto";
-  } catch {
-    return "auto";
-  }
 }
 
 function Help({ dialog }: { dialog: { current: HTMLDialogElement | null } }) {
@@ -179,5 +171,5 @@ function Help({ dialog }: { dialog: { current: HTMLDialogElement | null } }) {
   );
 }
 
-setTheme(recallTheme());
+setTheme(recall(THEME) ?? "auto");
 render(<App />, document.getElementById("app")!);

@@ -1,5 +1,12 @@
 // The charts, drawn as SVG by hand: they take their colours from the page's style, in light and dark.
-import { decimal, duration, isNumber, percent, points } from "./numbers";
+import type { ComponentChildren } from "preact";
+import { count, decimal, duration, isNumber, percent, points } from "./numbers";
+import { SIDES } from "./pack";
+
+/** A drawing of this size; without a label it only repeats what is written beside it. */
+export function Svg({ width, height, label, as = "plot", children }: { width: number; height: number; label?: string; as?: string; children: ComponentChildren }) {
+  return <svg class={as} viewBox={`0 0 ${width} ${height}`} width={width} height={height} role={label ? "img" : undefined} aria-label={label} aria-hidden={label ? undefined : true}>{children}</svg>;
+}
 
 export interface Scale {
   low: number;
@@ -48,7 +55,7 @@ export function Effect({ scale, effect, low, high, tone, minEffect, width = 260 
   const known = isNumber(effect);
   const label = known ? `${points(effect)}, 95% interval ${points(low, "")} to ${points(high, "")}` : "unknown";
   return (
-    <svg class="effect" viewBox={`0 0 ${width} 26`} width={width} height={26} role="img" aria-label={label}>
+    <Svg as="effect" width={width} height={26} label={label}>
       {isNumber(minEffect) && (
         <rect class="band" x={x(-minEffect)} width={x(minEffect) - x(-minEffect)} y={0} height={26} />
       )}
@@ -58,7 +65,7 @@ export function Effect({ scale, effect, low, high, tone, minEffect, width = 260 
         <line class={`ci ${tone}`} x1={x(low)} x2={x(high)} y1={13} y2={13} />
       )}
       {known && <Dot x={x(effect)} y={13} tone={tone} />}
-    </svg>
+    </Svg>
   );
 }
 
@@ -71,11 +78,11 @@ export function Axis({ scale, width = 260 }: { scale: Scale; width?: number }) {
   const every = scale.ticks.length > 6 ? 2 : 1;
   const zero = scale.ticks.findIndex((t) => Math.abs(t) < 1e-9);
   return (
-    <svg class="axis" viewBox={`0 0 ${width} 16`} width={width} height={16} aria-hidden="true">
+    <Svg as="axis" width={width} height={16}>
       {scale.ticks.map((t, i) => (i - zero) % every === 0 && (
         <text x={at(scale, t, width)} y={12} text-anchor="middle">{points(t, "").replace(".0", "")}</text>
       ))}
-    </svg>
+    </Svg>
   );
 }
 
@@ -83,30 +90,30 @@ export function Axis({ scale, width = 260 }: { scale: Scale; width?: number }) {
 export function Rug({ scale, effects, width = 260 }: { scale: Scale; effects: unknown[]; width?: number }) {
   const known = effects.filter(isNumber);
   return (
-    <svg class="effect" viewBox={`0 0 ${width} 26`} width={width} height={26} role="img"
-      aria-label={`${known.length} effects between ${points(Math.min(...known))} and ${points(Math.max(...known))}`}>
+    <Svg as="effect" width={width} height={26}
+      label={`${known.length} effects between ${points(Math.min(...known))} and ${points(Math.max(...known))}`}>
       {scale.ticks.map((t) => <line class="grid" x1={at(scale, t, width)} x2={at(scale, t, width)} y1={0} y2={26} />)}
       <line class="zero" x1={at(scale, 0, width)} x2={at(scale, 0, width)} y1={0} y2={26} />
       {known.map((e) => <circle class="dot muted" cx={at(scale, e, width)} cy={13} r={3.5} />)}
-    </svg>
+    </Svg>
   );
 }
 
 /** Two shares as bars, base over intervention. */
 export function Shares({ base, intervention }: { base: unknown; intervention: unknown }) {
   const most = Math.max(0, ...[base, intervention].filter(isNumber));
-  const top = [0.1, 0.25, 0.5, 1].find((t) => most <= t) ?? 1;
+  const top = [0.001, 0.01, 0.1, 0.25, 0.5, 1].find((t) => most <= t) ?? 1;
   return (
     <dl class="shares">
       {([["base", base], ["intervention", intervention]] as const).map(([side, share]) => (
         <div>
           <dt><span class={`side ${side}`}>{side}</span></dt>
           <dd>
-            <svg viewBox="0 0 240 14" width="240" height="14" aria-hidden="true">
+            <Svg width={240} height={14}>
               <rect class="track" width="240" height="14" />
               {isNumber(share) && <rect class={`bar ${side}`} width={Math.max(1, (240 * Math.min(share, top)) / top)} height="14" />}
-            </svg>
-            <span>{percent(share)}{top < 1 && side === "base" && <span class="quiet"> (bars to {percent(top, 0)})</span>}</span>
+            </Svg>
+            <span>{percent(share, top < 0.1 ? 2 : 1)}{top < 1 && side === "base" && <span class="quiet"> (bars to {percent(top, top < 0.01 ? 1 : 0)})</span>}</span>
           </dd>
         </div>
       ))}
@@ -180,6 +187,29 @@ export function Histogram({ title, bins, chosen, link, show = decimal }: Histogr
   );
 }
 
+/** How strongly something fires on either side: of the tokens on which it does, the share per bin
+ * of equal factors. Base on the left of each bin. */
+export function Density({ edges, bars }: { edges: number[]; bars: number[][] }) {
+  const [width, height] = [300, 84];
+  const n = edges.length - 1;
+  if (n < 1) return null;
+  const shares = bars.map((side) => side.map((k) => k / Math.max(1, side.reduce((a, b) => a + b, 0))));
+  const top = Math.max(...shares.flat());
+  const step = width / n;
+  const show = (i: number): string => String(Number(edges[i].toPrecision(2)));
+  return (
+    <Svg width={width} height={height} label={`Activations from ${show(0)} to ${show(n)}`}>
+      {shares.map((side, s) => side.map((share, i) => (
+        <rect class={`bar ${SIDES[s]}`} x={(i + s * 0.45) * step + 0.5} width={Math.max(1, step * 0.45)} y={height - 16 - (share / top) * (height - 18)} height={(share / top) * (height - 18)}>
+          <title>{`${show(i)} to ${show(i + 1)}: ${count(bars[s][i])} ${SIDES[s]} tokens, ${percent(share)}`}</title>
+        </rect>
+      )))}
+      <text x={0} y={height - 2}>{show(0)}</text>
+      <text x={width} y={height - 2} text-anchor="end">{show(n)}</text>
+    </Svg>
+  );
+}
+
 /** A difference over the rounds, with its interval as a band. */
 export function History({ history }: { history: { round: number[]; difference: unknown[]; ci_low: unknown[]; ci_high: unknown[] } }) {
   const n = history.round.length;
@@ -193,15 +223,15 @@ export function History({ history }: { history: { round: number[]; difference: u
   const band = `${line(history.ci_high)} ${known.slice().reverse().map((i) => `${x(i)},${y(history.ci_low[i] as number)}`).join(" ")}`;
   const last = known[known.length - 1];
   return (
-    <svg class="plot" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img"
-      aria-label={`Difference over ${n} rounds: ${known.map((i) => points(history.difference[i])).join(", ")}`}>
+    <Svg width={width} height={height}
+      label={`Difference over ${n} rounds: ${known.map((i) => points(history.difference[i])).join(", ")}`}>
       <line class="zero" x1={8} x2={width - 52} y1={y(0)} y2={y(0)} />
       <polygon class="band" points={band} />
       <polyline class="line" points={line(history.difference)} />
       {last !== undefined && <text x={width - 46} y={y(history.difference[last] as number) + 4}>{points(history.difference[last], "")}</text>}
       <text x={8} y={height - 2}>round {history.round[0]}</text>
       <text x={width - 52} y={height - 2} text-anchor="end">{history.round[n - 1]}</text>
-    </svg>
+    </Svg>
   );
 }
 
@@ -216,7 +246,7 @@ export function Durations({ seconds }: { seconds: Record<string, number> }) {
         {rows.map(([name, s]) => (
           <tr>
             <th scope="row">{name.replace(/_/g, " ")}</th>
-            <td><svg viewBox="0 0 300 12" width="300" height="12" aria-hidden="true"><rect class="bar plain" width={Math.max(1, (300 * s) / top)} height="12" /></svg></td>
+            <td><Svg width={300} height={12}><rect class="bar plain" width={Math.max(1, (300 * s) / top)} height="12" /></Svg></td>
             <td class="n">{duration(s)}</td>
           </tr>
         ))}
@@ -234,8 +264,8 @@ export function Calibration({ bins }: { bins: CalibrationBin[] }) {
   const y = (v: number): number => height - pad - v * (height - pad - 10);
   const known = bins.filter((b) => b.n > 0);
   return (
-    <svg class="plot" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img"
-      aria-label={known.map((b) => `score ${decimal(b.low, 1)} to ${decimal(b.high, 1)}: ${percent(b.n_hits / b.n)} of ${b.n}`).join("; ")}>
+    <Svg width={width} height={height}
+      label={known.map((b) => `score ${decimal(b.low, 1)} to ${decimal(b.high, 1)}: ${percent(b.n_hits / b.n)} of ${b.n}`).join("; ")}>
       {[0, 0.5, 1].map((t) => (
         <g>
           <line class="grid" x1={x(0)} x2={x(1)} y1={y(t)} y2={y(t)} />
@@ -253,6 +283,6 @@ export function Calibration({ bins }: { bins: CalibrationBin[] }) {
           </g>
         );
       })}
-    </svg>
+    </Svg>
   );
 }

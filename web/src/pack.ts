@@ -27,7 +27,8 @@ export interface Manifest {
   prompts_per_part: number;
   has_pairs: boolean;
   no_pieces: string | null;
-  sections: Record<string, string>;
+  /** Kinds of data: null where they are here, else why not. */
+  sections: Record<string, string | null>;
 }
 
 export const PACK_VERSION = 1;

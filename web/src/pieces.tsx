@@ -2,11 +2,11 @@
 import type { ComponentChildren } from "preact";
 import type { Manifest, TextRow } from "./pack";
 import { SIDES } from "./pack";
-import { changed, href, numberOf, useRoute } from "./route";
-import { useRows } from "./use";
+import { changed, href, useRoute } from "./route";
+import { useRows, type Awaited } from "./use";
 import { Marked, Shown, type Mark } from "./text";
 import { count, decimal, plural } from "./numbers";
-import { Pages } from "./table";
+import { paged, Pages } from "./table";
 
 export interface Finding {
   id: string;
@@ -66,6 +66,38 @@ export function Failure({ error }: { error: Error }) {
 
 export function Waiting({ what }: { what: string }) {
   return <div class="waiting" role="status"><p>Reading {what}…</p><div class="bone" /><div class="bone" /><div class="bone short" /></div>;
+}
+
+/** What stands for something that is awaited or that failed; null where it is there. */
+export function pending({ value, error }: Awaited<unknown>, what: string, title?: string) {
+  if (value !== undefined && !error) return null;
+  return <>{title && <Title>{title}</Title>}{error ? <Failure error={error} /> : <Waiting what={what} />}</>;
+}
+
+export function NoSuch({ noun, id, home, all }: { noun: string; id: string; home: string; all: string }) {
+  return <><Title>No such {noun}</Title><Missing>This run ended without a {noun} <code><Shown text={id} /></code>. <a href={href([home])}>{all}</a></Missing></>;
+}
+
+/** A table that scrolls by itself where it is wide; "#" marks a column of numbers. */
+export function Grid({ caption, label, head, children }: { caption: ComponentChildren; label?: string; head: string[]; children: ComponentChildren }) {
+  return (
+    <div class="wrap" tabIndex={0} role="region" aria-label={label ?? String(caption)}>
+      <table>
+        <caption>{caption}</caption>
+        <thead><tr>{head.map((name) => <th scope="col" class={name[0] === "#" ? "n" : ""}>{name.replace("#", "")}</th>)}</tr></thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
+
+export function Numbers({ of }: { of: ComponentChildren[] }) {
+  return <>{of.map((value) => <td class="n">{value}</td>)}</>;
+}
+
+/** A screen's heading, which a new screen is read from. */
+export function Title(props: { class?: string; dir?: "auto"; children: ComponentChildren }) {
+  return <h1 tabIndex={-1} {...props} />;
 }
 
 export function Missing({ children }: { children: ComponentChildren }) {
@@ -133,14 +165,12 @@ interface TextListProps {
 /** Texts by row number, a page at a time; only the shards of that page are read. */
 export function TextList({ manifest, rows, marks, note, link, name = "page" }: TextListProps) {
   const { query } = useRoute();
-  const n_pages = Math.max(1, Math.ceil(rows.length / TEXTS_PER_PAGE));
-  const page = Math.min(Math.max(1, numberOf(query, name, 1)), n_pages);
-  const wanted = rows.slice((page - 1) * TEXTS_PER_PAGE, page * TEXTS_PER_PAGE);
-  const found = useRows(manifest, wanted);
+  const { page, n_pages, shown } = paged(query, rows, TEXTS_PER_PAGE, name);
+  const found = useRows(manifest, shown);
   return (
     <div class="texts">
       {found.errors.map((error) => <Failure error={error} />)}
-      {!found.isComplete && <Waiting what={plural(wanted.length, "text")} />}
+      {!found.isComplete && <Waiting what={plural(shown.length, "text")} />}
       {found.rows.map((row) => row && (
         <div data-row><Quote row={row} marks={marks} note={note?.(row.row)} link={link} /></div>
       ))}
@@ -162,6 +192,17 @@ export function Choice({ name, label, options, chosen, keys = [] }: {
       ))}
     </nav>
   );
+}
+
+const CHOSEN_SIDES: [string, string][] = [["both", "both"], ["base", "base"], ["intervention", "intervention"]];
+
+/** Both sides or one of them; `passes` says whether a side is among the chosen. */
+export function SideChoice({ chosen, name = "side", label = "Side" }: { chosen: string; name?: string; label?: string }) {
+  return <Choice name={name} label={label} options={CHOSEN_SIDES} chosen={chosen} keys={["3", "1", "2"]} />;
+}
+
+export function passes(chosen: string, side: number): boolean {
+  return chosen === "both" || (chosen === "base") === (side === 0);
 }
 
 export function score(value: number | null): string {

@@ -3,6 +3,7 @@ import type { ComponentChildren } from "preact";
 import { changed, numberOf, setState, useRoute } from "./route";
 import { download } from "./download";
 import { count, plural } from "./numbers";
+import { Shown } from "./text";
 
 export interface Column<T> {
   key: string;
@@ -10,7 +11,8 @@ export interface Column<T> {
   numeric?: boolean;
   /** What is sorted and filtered by; null for columns that are only looked at. */
   value: ((row: T) => number | string | null | undefined) | null;
-  cell: (row: T) => ComponentChildren;
+  /** How it is shown, where not as a count or as text. */
+  cell?: (row: T) => ComponentChildren;
 }
 
 export const ROWS_PER_PAGE = 50;
@@ -30,9 +32,7 @@ export function DataTable<T>({ caption, noun, columns, rows, sort, hasFilter = t
   const order = query.get("sort") ?? sort;
   const filter = query.get("filter") ?? "";
   const kept = sorted(rows.filter(makeTest(filter, columns)), order, columns);
-  const n_pages = Math.max(1, Math.ceil(kept.length / ROWS_PER_PAGE));
-  const page = Math.min(numberOf(query, "page", 1), n_pages);
-  const shown = kept.slice((page - 1) * ROWS_PER_PAGE, page * ROWS_PER_PAGE);
+  const { page, n_pages, shown } = paged(query, kept, ROWS_PER_PAGE);
   const example = columns.find((c) => c.numeric && c.value)?.key;
   return (
     <>
@@ -56,7 +56,7 @@ export function DataTable<T>({ caption, noun, columns, rows, sort, hasFilter = t
             <thead><tr>{columns.map((c) => <Head column={c} order={order} />)}</tr></thead>
             <tbody>
               {shown.map((row) => (
-                <tr data-row>{columns.map((c) => <td class={c.numeric ? "n" : ""}>{c.cell(row)}</td>)}</tr>
+                <tr data-row>{columns.map((c) => <td class={c.numeric ? "n" : ""}>{c.cell ? c.cell(row) : c.numeric ? count(c.value!(row)) : <Shown text={String(c.value!(row))} />}</td>)}</tr>
               ))}
             </tbody>
           </table>
@@ -65,6 +65,13 @@ export function DataTable<T>({ caption, noun, columns, rows, sort, hasFilter = t
       <Pages page={page} n_pages={n_pages} />
     </>
   );
+}
+
+/** The page of a list that the URL asks for, from 1. */
+export function paged<T>(query: URLSearchParams, all: T[], perPage: number, name = "page"): { page: number; n_pages: number; shown: T[] } {
+  const n_pages = Math.max(1, Math.ceil(all.length / perPage));
+  const page = Math.min(Math.max(1, numberOf(query, name, 1)), n_pages);
+  return { page, n_pages, shown: all.slice((page - 1) * perPage, page * perPage) };
 }
 
 export function Pages({ page, n_pages, name = "page" }: { page: number; n_pages: number; name?: string }) {

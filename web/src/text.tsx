@@ -6,6 +6,9 @@ export interface Mark {
   end: number;
   /** CSS class of the mark. */
   as: string;
+  /** How it looks, where a class alone does not say it. */
+  look?: { class: string; style?: Record<string, string> };
+  title?: string;
 }
 
 // Controls, format characters, surrogates, line and paragraph separators; noncharacters; and the
@@ -29,6 +32,12 @@ export function Shown({ text }: { text: string }) {
   if (!parts.length) return <>{text}</>;
   parts.push(text.slice(end));
   return <>{parts}</>;
+}
+
+/** The first line's worth of a text. */
+export function shorten(text: string, n = 120): string {
+  const line = text.trim().replace(/\s+/g, " ");
+  return line.length > n ? `${line.slice(0, n - 1).trimEnd()}…` : line;
 }
 
 /** The same as one string, for titles and places without markup. */
@@ -57,7 +66,7 @@ export function Marked({ text, marks }: { text: string; marks: Mark[] }) {
   for (const mark of [...marks].sort((a, b) => a.start - b.start)) {
     if (mark.start < end || mark.end <= mark.start) continue;
     parts.push(<Shown text={text.slice(end, mark.start)} />);
-    parts.push(<mark class={mark.as}><Shown text={text.slice(mark.start, mark.end)} /></mark>);
+    parts.push(<mark class={mark.as} title={mark.title} {...mark.look}><Shown text={text.slice(mark.start, mark.end)} /></mark>);
     end = mark.end;
   }
   parts.push(<Shown text={text.slice(end)} />);

@@ -1,8 +1,9 @@
-// A text token by token: how much likelier each is under the intervention than under the base.
+// A text token by token: what each of them is worth, with its exact value at hand.
 import { useRoute, setState, numberOf } from "./route";
 import type { Tokens } from "./pack";
 import { percent, plural, signed } from "./numbers";
 import { Shown } from "./text";
+import { Svg } from "./marks";
 
 const STEPS = [0.1, 0.5, 1, 2, 4];
 
@@ -18,9 +19,22 @@ export function cutTokens(text: string, lengths: ArrayLike<number>): string[] {
   return Array.from(lengths, (n) => text.slice(at, (at += n)));
 }
 
-export function TokenText({ text, tokens }: { text: string; tokens: Tokens }) {
+/** How much likelier each token is under the intervention than under the base. */
+export function DifferenceText({ text, tokens }: { text: string; tokens: Tokens }) {
+  return <><TokenText text={text} lengths={tokens.lengths} values={tokens.nats} draw={(v) => ({ class: stepOf(v) })} say={(v) => `${signed(v)} nats, ${likelier(v)}`} /><TokenLegend /></>;
+}
+
+interface TokenProps {
+  text: string;
+  lengths: ArrayLike<number>;
+  values: ArrayLike<number>;
+  draw: (value: number) => { class: string; style?: Record<string, string> };
+  say: (value: number) => string;
+}
+
+export function TokenText({ text, lengths, values, draw, say }: TokenProps) {
   const { query } = useRoute();
-  const pieces = cutTokens(text, tokens.lengths);
+  const pieces = cutTokens(text, lengths);
   const n = pieces.length;
   const chosen = query.has("token") ? Math.min(n - 1, Math.max(0, numberOf(query, "token", 0))) : null;
   const move = (event: KeyboardEvent): void => {
@@ -32,18 +46,19 @@ export function TokenText({ text, tokens }: { text: string; tokens: Tokens }) {
   return (
     <>
       <div class="tokens" tabIndex={0} role="group" aria-label="Tokens of the text; arrow keys move" dir="auto" onKeyDown={move}>
-        {pieces.map((piece, i) => (
-          <span class={`token ${stepOf(tokens.nats[i])} ${i === chosen ? "chosen" : ""}`}
-            title={`${signed(tokens.nats[i])} nats`} onClick={() => setState({ token: i }, { replace: true })}>
-            {piece === "" ? <i class="hidden">{i === n - 1 ? "end" : "∅"}</i> : <Shown text={piece.replace(/\n/g, "↵\n")} />}
-          </span>
-        ))}
+        {pieces.map((piece, i) => {
+          const look = draw(values[i]);
+          return (
+            <span class={`token ${look.class} ${i === chosen ? "chosen" : ""}`} style={look.style} title={say(values[i])} onClick={() => setState({ token: i }, { replace: true })}>
+              {piece === "" ? <i class="hidden">{i === n - 1 ? "end" : "∅"}</i> : <Shown text={piece.replace(/\n/g, "↵\n")} />}
+            </span>
+          );
+        })}
       </div>
       <p class="readout" role="status">{chosen === null ? "Point at a token, or move with the arrow keys, for its exact value." : <>
         Token {chosen + 1} of {n}: <q><Shown text={pieces[chosen] || (chosen === n - 1 ? "end of text" : "")} /></q>{" "}
-        <strong>{signed(tokens.nats[chosen])} nats</strong>, {likelier(tokens.nats[chosen])}
+        {say(values[chosen])}
       </>}</p>
-      <TokenLegend />
     </>
   );
 }
@@ -76,14 +91,14 @@ export function TokenBars({ tokens }: { tokens: Tokens }) {
   const total = tokens.nats.reduce((a, b) => a + b, 0);
   return (
     <figure class="wrap" tabIndex={0} role="region" aria-label="Difference per token">
-      <svg class="plot" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img"
-        aria-label={`Log-probability difference of ${plural(n, "token")}, ${signed(total)} nats in all`}>
+      <Svg width={width} height={height}
+        label={`Log-probability difference of ${plural(n, "token")}, ${signed(total)} nats in all`}>
         <line class="zero" x1={0} x2={width} y1={height / 2} y2={height / 2} />
         {Array.from(tokens.nats, (v, i) => {
           const h = (Math.abs(v) / top) * (height / 2 - 2);
           return <rect class={`bar ${v > 0 ? "intervention" : "base"}`} x={i * step + 0.5} width={Math.max(1, step - 1)} y={v > 0 ? height / 2 - h : height / 2} height={h} />;
         })}
-      </svg>
+      </Svg>
       <figcaption>Log-probability under the intervention minus under the base, token by token; {signed(total)} nats in all, axis to ±{top.toFixed(1)}.</figcaption>
     </figure>
   );

@@ -24,8 +24,9 @@ export function useAsync<T>(start: () => Promise<T>, inputs: unknown[]): Awaited
   return isCurrent ? state.result : {};
 }
 
-export function usePart(name: string): Awaited<Part> {
-  return useAsync(() => loadPart(name), [name]);
+/** A part by name; null asks for nothing. */
+export function usePart(name: string | null): Awaited<Part> {
+  return useAsync(() => (name === null ? new Promise<Part>(() => undefined) : loadPart(name)), [name]);
 }
 
 export function useParts(kind: string, n: number): Awaited<Part[]> {

@@ -17,6 +17,8 @@ from whatchanged.activations.reading import TextContrast
 from whatchanged.activations.selectivity import Selectivity, TextSummaries, find_selective
 
 CONTROL_START = "random/"
+# The smallest p-value is 1 in so many: enough for one unit among 2,500, or two among 5,000.
+_N_DRAWS = 50_000
 
 SELECTIVE_COLUMNS = (
     "kind", "name", "contrast", "unit", "is_cluster", "statistic", "auc", "ci_low", "ci_high",
@@ -30,7 +32,7 @@ CONTRIBUTION_COLUMNS = (
 
 
 def is_control(labels: Sequence[str]) -> NDArray[np.bool_]:
-    """Which labels are of directions drawn at random `(n_labels,)`."""
+    """Which labels, or names of modules, are of directions drawn at random `(n_labels,)`."""
     return np.array([label.startswith(CONTROL_START) for label in labels], dtype=bool)
 
 
@@ -62,8 +64,9 @@ def select_units(
 
     def find(texts: TextSummaries, n: int) -> list[Selectivity]:
         return find_selective(
-            _part(texts, rows=contrast.rows), keys, contrast.is_supporting, seed=seed, n_shown=n
-        )
+            _part(texts, rows=contrast.rows), keys, contrast.is_supporting, seed=seed, n_shown=n,
+            n_draws=_N_DRAWS,
+        )  # fmt: skip
 
     best = find(control, 1) if drawn.any() else []
     control_auc = best[0].auc if best else float("nan")

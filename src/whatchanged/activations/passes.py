@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from whatchanged.activations.evidence import CONTROL_START, is_control
+from whatchanged.activations.evidence import is_control
 from whatchanged.activations.processing import (
     ComponentMaxima,
     ComponentTable,
@@ -52,9 +52,9 @@ def measure_chunk(
         maxima.add(batch.activations, batch.mask)
         rows = np.asarray(batch.rows)
         seen = is_discovery[rows]
-        blocks = [batch.activations[name] for name in modules]
-        weights = batch.mask[..., None] / batch.mask.sum(axis=1)[:, None, None]
-        means = np.concatenate([(block * weights).sum(axis=1) for block in blocks], axis=1)
+        means = np.concatenate(
+            [_mean_activations(batch.activations[name], batch.mask) for name in modules], axis=1
+        )
         moments.add(means[seen], is_intervention[rows][seen])
     return {"maxima": maxima.table().maxima, **moments.arrays()}
 
@@ -77,7 +77,7 @@ def choose_table(
 
 def without_controls(table: ComponentTable) -> ComponentTable:
     """The table of the modules that are no control."""
-    kept = [not name.startswith(CONTROL_START) for name in table.modules]
+    kept = (~is_control(table.modules)).tolist()
     parts = np.split(table.maxima, np.cumsum(table.sizes)[:-1])
     return ComponentTable(
         tuple(m for m, keep in zip(table.modules, kept, strict=True) if keep),
@@ -119,8 +119,9 @@ def read_chunk(
         summaries[rows] = found
         lengths[rows] = np.diff(block.text_starts)
         owners.append(np.repeat(rows, lengths[rows]))
-        fires = np.abs(block.activations) > thresholds
-        firings.append(csr_array(np.where(fires, block.activations, 0)[:, own]))
+        kept = block.activations[:, own]
+        fires = np.nonzero(np.abs(kept) > thresholds[own])
+        firings.append(csr_array((kept[fires], fires), shape=kept.shape))
     assert summaries is not None, "a chunk has texts"
     whole = vstack(firings, format="csr")[np.argsort(np.concatenate(owners), kind="stable")]
     return {
@@ -154,6 +155,15 @@ def join_chunks(
             for chunk, keys in zip(chunks, text_keys, strict=True)
         ]
     )
+
+
+def _mean_activations(block: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each text's mean over its real tokens `(batch, n_components)`; every text has some."""
+    lengths = mask.sum(axis=1)
+    first = np.cumsum(lengths) - lengths
+    sums = np.add.reduceat(block[mask], first, axis=0, dtype=np.float64)
+    means: NDArray[np.float64] = sums / lengths[:, None]
+    return means
 
 
 def _silence(

@@ -43,6 +43,13 @@ class TextContrast:
     rows: NDArray[np.int64]
     is_supporting: NDArray[np.bool_]
 
+    def stated(self) -> tuple[str, str, str, bytes, bytes]:
+        """All of it, for a key."""
+        return (
+            self.kind, self.name, self.contrast,
+            self.rows.astype("<i8").tobytes(), self.is_supporting.tobytes(),
+        )  # fmt: skip
+
 
 def choose_texts(
     texts: pd.DataFrame,
@@ -58,10 +65,14 @@ def choose_texts(
     Half go to the judged fresh texts of confirmed findings, in equal parts, the quoted ones first,
     then as many that show the finding as others; the rest to discovery texts, one of a `compared`
     cluster (by label) for each of another, in equal parts over clusters and sides. A part that one
-    kind cannot fill goes to the other. A text without tokens is left out.
+    kind cannot fill goes to the other. A text without tokens is left out, and so is a prompt on
+    which every text of a side failed: that side's model cannot read it.
     """
-    readable = texts[(texts["finish"] != "failed") & (texts["token_ids"].map(len) > 0)]
-    readable = readable.drop_duplicates("text_key")
+    failed = texts["finish"] == "failed"
+    is_hopeless = failed.groupby([texts["prompt_key"], texts["side"]]).transform("all")
+    hopeless = texts.loc[is_hopeless, "prompt_key"]
+    readable = texts[~texts["prompt_key"].isin(hopeless) & (texts["token_ids"].map(len) > 0)]
+    readable = readable[readable["finish"] != "failed"].drop_duplicates("text_key")
     rng = np.random.default_rng(seed)
     drawn = readable.assign(draw=rng.permutation(len(readable)))
     fresh = _rank_fresh(drawn, findings, verdicts)

@@ -32,7 +32,7 @@ def tabulate_components(
 
     `maximum` is its largest magnitude over the texts, `threshold` where it counts as firing, the
     rates are the mean share of a text's tokens on which it does, per side (nan without a text of
-    the side); `cluster` is None for a component in none.
+    the side); `cluster` is missing for a component in none.
     """
     rates = [_mean_rate(summaries, is_intervention == side) for side in (False, True)]
     cluster_of = {

@@ -1,8 +1,9 @@
 """The web pack: a finished run as named parts that a page loads one by one.
 
 Names are `manifest`, `verdict`, `run`, `judges`, `clusters`, `prompt_keys`, and in numbered series
-`hypothesis/0`, `texts/0`, `keys/0`, `segments/0`, `points/0`, `prompts/0`. Later kinds of data
-(activations, features) are further series: a page takes what `manifest.sections` says is there.
+`hypothesis/0`, `texts/0`, `keys/0`, `segments/0`, `points/0`, `prompts/0`. What a later stage added
+to a run comes as well where it is there: `activations` and `component/0`. `manifest.sections` gives
+for each such kind null, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import pandas as pd
 import yaml
 
 from whatchanged.config import ModelConfig
+from whatchanged.dashboard.activation_parts import (
+    NOT_COLLECTED,
+    STAGE,
+    ActivationParts,
+    Collected,
+    read_collected,
+)
 from whatchanged.dashboard.columns import encode_part
 from whatchanged.dashboard.judged_parts import Verdicts, encode_hypothesis, encode_judges
 from whatchanged.dashboard.material_parts import (
@@ -41,7 +49,7 @@ from whatchanged.pages.headline import explain_nothing, name_models, write_headl
 from whatchanged.report import RunTables
 
 PACK_VERSION = 1
-_NOT_COLLECTED = "This version of whatchanged collects none."
+_NO_SAES = "This version of whatchanged shows none here."
 
 
 class PackedRun(RunTables, Protocol):
@@ -57,9 +65,10 @@ class Pack:
     """A run's parts, each made when it is asked for; the same run gives the same bytes.
 
     `name` is the run's, `created_utc` when it was finished. `load_pieces` gives the function that
-    cuts texts at their tokens, or the reason why there is none; it is called once, late. With
-    `texts_per_cluster`, only the words of the quoted texts and of that many texts per cluster are
-    in the pack; every number stays that of the whole run.
+    cuts texts at their tokens, or the reason why there is none, `load_activations` what was
+    collected inside the models, or why nothing was; both are called once, late. With
+    `texts_per_cluster`, only the words of the quoted texts, of the components' examples and of that
+    many texts per cluster are in the pack; every number stays that of the whole run.
     """
 
     def __init__(
@@ -69,10 +78,12 @@ class Pack:
         name: str,
         created_utc: str | None = None,
         load_pieces: Callable[[], Split | str] = lambda: "it was not asked for",
+        load_activations: Callable[[], Collected | str] = lambda: NOT_COLLECTED,
         texts_per_cluster: int | None = None,
     ) -> None:
         self._run, self._name, self._created_utc = run, name, created_utc
         self._load_pieces, self._per_cluster = load_pieces, texts_per_cluster
+        self._load_activations = load_activations
 
     def names(self) -> list[str]:
         """The names of all parts, the manifest first."""
@@ -95,7 +106,10 @@ class Pack:
 
     @cached_property
     def _kept(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return keep_words(self.rows, self._per_cluster)
+        kept = keep_words(self.rows, self._per_cluster)
+        if self._per_cluster is not None and isinstance(self._activations, ActivationParts):
+            kept[self._activations.example_rows()] = True
+        return kept
 
     @cached_property
     def _writers(self) -> dict[str, Callable[[], bytes]]:
@@ -117,6 +131,11 @@ class Pack:
             "points": (self._n_point_parts, lambda part: encode_points(self._points, part)),
             "prompts": (self._prompts.n_parts, lambda part: self._prompts.encode(part)),
         }
+        if isinstance(found := self._activations, ActivationParts):
+            writers[STAGE] = found.encode
+            series["component"] = (
+                len(found.units), lambda part: found.encode_unit(part, self._split)
+            )  # fmt: skip
         for kind, (n_parts, write) in series.items():
             writers |= {f"{kind}/{i}": partial(write, i) for i in range(n_parts)}
         return writers
@@ -124,7 +143,7 @@ class Pack:
     def _manifest(self) -> bytes:
         run, rows = self._run, self.rows
         base, intervention = name_models(run.config)
-        pieces = self._pieces
+        pieces, inside = self._pieces, self._activations
         values = {
             "version": PACK_VERSION,
             "run": self._name,
@@ -142,7 +161,7 @@ class Pack:
             "prompts_per_part": PROMPTS_PER_PART,
             "has_pairs": len(run.pairs) > 0,
             "no_pieces": pieces if isinstance(pieces, str) else None,
-            "sections": {"activations": _NOT_COLLECTED, "saes": _NOT_COLLECTED},
+            "sections": {STAGE: inside if isinstance(inside, str) else None, "saes": _NO_SAES},
         }
         return encode_part(values, {})
 
@@ -185,7 +204,7 @@ class Pack:
             i,
             prompts=self._prompts.numbers,
             judgements=self._judgements,
-            split=None if isinstance(self._pieces, str) else self._pieces,
+            split=self._split,
             kept=self._kept,
         )
 
@@ -194,7 +213,7 @@ class Pack:
 
     @cached_property
     def _verdicts(self) -> Verdicts:
-        return Verdicts(self._run.verdicts, self._run.findings, self.rows)
+        return Verdicts(self._run.verdicts, self._run.findings, self.rows, self._run.config)
 
     @cached_property
     def _judgements(self) -> Judgements:
@@ -224,6 +243,17 @@ class Pack:
     def _pieces(self) -> Split | str:
         return self._load_pieces()
 
+    @property
+    def _split(self) -> Split | None:
+        return None if isinstance(self._pieces, str) else self._pieces
+
+    @cached_property
+    def _activations(self) -> ActivationParts | str:
+        found = self._load_activations()
+        if isinstance(found, str):
+            return found
+        return ActivationParts(found, self.rows, [str(one["id"]) for one in self._run.findings])
+
 
 def pack_run(run: Any, *, texts_per_cluster: int | None = None) -> Pack:
     """The pack of a run that `whatchanged.load` gave; tokens are cut with the base's tokenizer."""
@@ -239,6 +269,7 @@ def pack_run(run: Any, *, texts_per_cluster: int | None = None) -> Pack:
         name=run.path.resolve().name,
         created_utc=run.manifest.get("created_utc"),
         load_pieces=load_pieces,
+        load_activations=lambda: read_collected(run),
         texts_per_cluster=texts_per_cluster,
     )
 

@@ -162,7 +162,7 @@ class RunFolder:
         """
         manifest = _manifest(self.path)
         added = {
-            str(path.relative_to(self.path).as_posix()): {
+            path.relative_to(self.path).as_posix(): {
                 "sha256": file_digest(path), "n_bytes": path.stat().st_size
             }
             for path in sorted(self._path(stage).rglob("*"))

@@ -3,9 +3,10 @@ import { useState } from "preact/hooks";
 import { Axis, Effect, fitScale } from "../marks";
 import { count, percent, points } from "../numbers";
 import { readScore, type Part } from "../pack";
-import { Failure, Missing, Quote, Waiting, type Context, type Finding } from "../pieces";
+import { Failure, Missing, Quote, Title, Waiting, type Context, type Finding } from "../pieces";
 import { download, jsonLines } from "../download";
 import { changed } from "../route";
+import { keep, recall } from "../storage";
 import { Shown } from "../text";
 import { useRows } from "../use";
 
@@ -35,20 +36,20 @@ function generator(seed: string): () => number {
 export function BlindCheck({ context, finding, part }: { context: Context; finding: Finding; part: Part }) {
   const places = drawBlind(part.columns.side, `${context.manifest.run}/${finding.id}`);
   const store = `whatchanged/blind/${context.manifest.run}/${context.manifest.created_utc}/${finding.id}`;
-  const [answers, setAnswers] = useState<Record<number, Answer>>(() => recall(store));
+  const [answers, setAnswers] = useState<Record<number, Answer>>(() => JSON.parse(recall(store) ?? "{}"));
   const found = useRows(context.manifest, places.map((j) => part.columns.row[j]));
   const at = places.findIndex((j) => !answers[part.columns.row[j]]);
   const leave = changed({ blind: null });
   const answer = (row: number, said: Answer): void => {
     const next = { ...answers, [row]: said };
-    keep(store, next);
+    keep(store, JSON.stringify(next));
     setAnswers(next);
   };
   const text = found.rows[at];
   return (
     <>
       <p class="eyebrow">blind check <a href={leave}>back to the hypothesis</a></p>
-      <h1 tabIndex={-1} dir="auto"><Shown text={finding.criterion} /></h1>
+      <Title dir="auto"><Shown text={finding.criterion} /></Title>
       <p class="quiet">Does this hold of the reply? You see neither which model wrote it nor what the judges said. Your answers stay in this browser until you save them.</p>
       {found.errors.map((error) => <Failure error={error} />)}
       {places.length === 0 && <Missing>No text was judged, so there is none to check.</Missing>}
@@ -65,7 +66,7 @@ export function BlindCheck({ context, finding, part }: { context: Context; findi
         </section>
       )}
       {at < 0 && places.length > 0 && <Outcome finding={finding} part={part} places={places} answers={answers} context={context}
-        again={() => { keep(store, {}); setAnswers({}); }} />}
+        again={() => { keep(store, "{}"); setAnswers({}); }} />}
     </>
   );
 }
@@ -103,21 +104,4 @@ function Outcome({ finding, part, places, answers, context, again }: {
       </p>
     </section>
   );
-}
-
-// A page on file:// may be refused its storage: then answers last as long as the page.
-function recall(store: string): Record<number, Answer> {
-  try {
-    return JSON.parse(localStorage.getItem(store) ?? "{}");
-  } catch {
-    return {};
-  }
-}
-
-function keep(store: string, answers: Record<number, Answer>): void {
-  try {
-    localStorage.setItem(store, JSON.stringify(answers));
-  } catch {
-    // Nothing to do: see above.
-  }
 }

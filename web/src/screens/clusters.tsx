@@ -3,11 +3,12 @@ import { useMemo } from "preact/hooks";
 import { Effect, Histogram, History, fitScale, makeBins } from "../marks";
 import { count, decimal, interval, isNumber, percent, points, signed } from "../numbers";
 import { loadPart, readRows, shardOf, type TextRow } from "../pack";
-import { Choice, Facts, Failure, Missing, TextList, Waiting, type Context } from "../pieces";
+import { Choice, Facts, Grid, Missing, NoSuch, Numbers, SideChoice, TextList, Title, passes, pending, type Context } from "../pieces";
 import { changed, href, numberOf, useRoute } from "../route";
 import { DataTable, type Column } from "../table";
-import { findTerms, Shown } from "../text";
+import { findTerms, shorten, Shown } from "../text";
 import { useAsync, usePart } from "../use";
+import { Inside } from "./components";
 
 interface Cluster {
   id: string;
@@ -43,20 +44,19 @@ export function ClustersScreen() {
     { key: "example", name: "Most typical", value: (c) => c.exemplar, cell: (c) => <a href={href(["c", c.id])} data-open dir="auto">{c.exemplar ? <Shown text={shorten(c.exemplar)} /> : <Shown text={c.id} />}</a> },
     { key: "drawn", name: "Difference and 95% interval", value: null, cell: (c) => <Effect scale={scale} effect={c.difference} low={c.ci_low} high={c.ci_high} tone={isClear(c) ? ((c.difference ?? 0) > 0 ? "intervention" : "base") : "muted"} width={170} /> },
     { key: "size", name: "Size of difference", numeric: true, value: (c) => (isNumber(c.difference) ? Math.abs(c.difference) : null), cell: (c) => points(c.difference, "") },
-    { key: "base", name: "Base", numeric: true, value: (c) => c.n_base, cell: (c) => count(c.n_base) },
-    { key: "intervention", name: "Intervention", numeric: true, value: (c) => c.n_intervention, cell: (c) => count(c.n_intervention) },
+    { key: "base", name: "Base", numeric: true, value: (c) => c.n_base },
+    { key: "intervention", name: "Intervention", numeric: true, value: (c) => c.n_intervention },
     { key: "cohesion", name: "Cohesion", numeric: true, value: (c) => c.cohesion, cell: (c) => decimal(c.cohesion) },
-    { key: "claims", name: "Claims", numeric: true, value: (c) => c.findings.length, cell: (c) => count(c.findings.length) },
+    { key: "claims", name: "Claims", numeric: true, value: (c) => c.findings.length },
     { key: "id", name: "Cluster", value: (c) => c.id, cell: (c) => <span class="quiet nowrap"><Shown text={c.id} /></span> },
   ];
   return (
     <>
       <p class="eyebrow">at the end of discovery{part.value && `, round ${part.value.values.round}`}</p>
-      <h1 tabIndex={-1}>Clusters</h1>
+      <Title>Clusters</Title>
       <p>Texts were sampled where a difference seemed likely, so these differences are leads for hypotheses, never tests.</p>
       <Choice name="level" label="Clusters of" options={LEVELS} chosen={level} keys={["1", "2"]} />
-      {part.error && <Failure error={part.error} />}
-      {!part.value && !part.error && <Waiting what="the clusters" />}
+      {pending(part, "the clusters")}
       {part.value && <DataTable caption="Clusters; colour marks intervals that leave out zero" noun={["cluster", "clusters"]} columns={columns} rows={clusters} sort="-size" />}
     </>
   );
@@ -66,18 +66,13 @@ function isClear(c: Cluster): boolean {
   return isNumber(c.ci_low) && isNumber(c.ci_high) && (c.ci_low > 0 || c.ci_high < 0);
 }
 
-function shorten(text: string): string {
-  return text.length > 110 ? `${text.slice(0, 109).trimEnd()}…` : text;
-}
-
 export function ClusterScreen({ context, id }: { context: Context; id: string }) {
   const part = usePart("clusters");
-  if (part.error) return <><h1 tabIndex={-1}>Cluster</h1><Failure error={part.error} /></>;
-  if (!part.value) return <><h1 tabIndex={-1}>Cluster</h1><Waiting what="the clusters" /></>;
+  if (!part.value) return pending(part, "the clusters", "Cluster");
   const all: Cluster[] = part.value.values.clusters;
   // A claim names the cluster as it was when the claim was made: of an earlier round, perhaps.
   const cluster = all.find((c) => c.id === id) ?? all.find((c) => c.ids.includes(id));
-  if (!cluster) return <><h1 tabIndex={-1}>No such cluster</h1><Missing>This run ended without a cluster <code><Shown text={id} /></code>. <a href={href(["clusters"])}>All clusters</a></Missing></>;
+  if (!cluster) return <NoSuch noun="cluster" id={id} home="clusters" all="All clusters" />;
   const same = all.filter((c) => c.level === cluster.level);
   const i = same.indexOf(cluster);
   const scale = fitScale([cluster.ci_low, cluster.ci_high]);
@@ -88,7 +83,7 @@ export function ClusterScreen({ context, id }: { context: Context; id: string })
         {same[i - 1] && <a href={href(["c", same[i - 1].id])} data-key="[">previous</a>}
         {same[i + 1] && <a href={href(["c", same[i + 1].id])} data-key="]">next</a>}
       </p>
-      <h1 tabIndex={-1} dir="auto" class="quoted">{cluster.exemplar ? <Shown text={shorten(cluster.exemplar)} /> : <Shown text={cluster.id} />}</h1>
+      <Title dir="auto" class="quoted">{cluster.exemplar ? <Shown text={shorten(cluster.exemplar)} /> : <Shown text={cluster.id} />}</Title>
       {cluster.id !== id && cluster.ids.includes(id) && <p class="callout">This is what became of <Shown text={id} /> by the last round.</p>}
       <div class="result">
         <div>
@@ -103,17 +98,16 @@ export function ClusterScreen({ context, id }: { context: Context; id: string })
         ["cohesion", decimal(cluster.cohesion)], ["silhouette", decimal(cluster.silhouette)],
         ["kept from the round before", percent(cluster.lineage_share, 0)],
         ["claims", cluster.findings.length ? cluster.findings.map((f) => <a href={href(["h", f])}><Shown text={f} /> </a>) : "none"],
-        ["components", context.manifest.sections.activations ? "not collected in this run" : ""],
       ]} />
       {cluster.level === "text"
         ? <TextsOf context={context} cluster={cluster} />
         : <SentencesOf context={context} cluster={cluster} />}
+      <Inside context={context} kind="cluster" name={cluster.id} />
     </>
   );
 }
 
 const ORDERS: [string, string][] = [["central", "central first"], ["boundary", "boundary first"], ["random", "random"]];
-const SIDE_CHOICES: [string, string][] = [["both", "both"], ["base", "base"], ["intervention", "intervention"]];
 
 function TextsOf({ context, cluster }: { context: Context; cluster: Cluster }) {
   const { query } = useRoute();
@@ -125,8 +119,7 @@ function TextsOf({ context, cluster }: { context: Context; cluster: Cluster }) {
     const parts = await Promise.all(Array.from({ length: last - first + 1 }, (_, i) => loadPart(`texts/${first + i}`)));
     return parts.flatMap(readRows).filter((row) => row.row >= start && row.row < end);
   }, [start, end, shards]);
-  if (found.error) return <Failure error={found.error} />;
-  if (!found.value) return <Waiting what={`${count(end - start)} texts`} />;
+  if (!found.value) return pending(found, `${count(end - start)} texts`);
   if (!found.value.length) return <Missing>This cluster holds no text.</Missing>;
   return <Filtered context={context} texts={found.value} query={query} />;
 }
@@ -142,7 +135,7 @@ function Filtered({ context, texts, query }: { context: Context; texts: TextRow[
   const order = query.get("order") ?? "central";
   const sides = texts.map((t) => t.side);
   const histograms = FIGURES.map((figure) => ({ ...figure, bins: makeBins(texts.map(figure.of), sides) }));
-  const kept = texts.filter((t) => (side === "both" || (side === "base") === (t.side === 0))
+  const kept = texts.filter((t) => passes(side, t.side)
     && histograms.every(({ key, of, bins }) => {
       const bin = bins[numberOf(query, key, -1)];
       return !bin || (of(t) >= bin.low && (of(t) < bin.high || bin === bins[bins.length - 1]));
@@ -162,7 +155,7 @@ function Filtered({ context, texts, query }: { context: Context; texts: TextRow[
       <TopWords texts={texts} />
       <h2>Texts <span class="quiet">{count(kept.length)} of {count(texts.length)}</span></h2>
       <div class="controls">
-        <Choice name="side" label="Side" options={SIDE_CHOICES} chosen={side} keys={["3", "1", "2"]} />
+        <SideChoice chosen={side} />
         <Choice name="order" label="Order" options={ORDERS} chosen={order} />
       </div>
       {kept.length === 0 ? <Missing>No text passes these filters. <a href={changed({ side: null, margin: null, length: null, nats: null })}>Clear them</a></Missing>
@@ -197,12 +190,9 @@ function TopWords({ texts }: { texts: TextRow[] }) {
   return (
     <details>
       <summary>Words that the sides use most unevenly</summary>
-      <div class="wrap" tabIndex={0} role="region" aria-label="Uneven words">
-        <table><caption>Texts of this cluster that hold the word</caption>
-          <thead><tr><th scope="col">Word</th><th scope="col" class="n">Base</th><th scope="col" class="n">Intervention</th></tr></thead>
-          <tbody>{words.map(({ word, counts }) => <tr><th scope="row"><Shown text={word} /></th>{counts.map((c, side) => <td class="n">{count(c)} <span class="quiet">({percent(n[side] ? c / n[side] : null, 0)})</span></td>)}</tr>)}</tbody>
-        </table>
-      </div>
+      <Grid caption="Texts of this cluster that hold the word" head={["Word", "#Base", "#Intervention"]}>
+        {words.map(({ word, counts }) => <tr><th scope="row"><Shown text={word} /></th><Numbers of={counts.map((c, side) => <>{count(c)} <span class="quiet">({percent(n[side] ? c / n[side] : null, 0)})</span></>)} /></tr>)}
+      </Grid>
     </details>
   );
 }
@@ -213,15 +203,14 @@ function SentencesOf({ context, cluster }: { context: Context; cluster: Cluster 
   const { query } = useRoute();
   const part = usePart(`segments/${cluster.part}`);
   if (cluster.part === null) return <Missing>No sentence stands in this cluster.</Missing>;
-  if (part.error) return <Failure error={part.error} />;
-  if (!part.value) return <Waiting what="the sentences" />;
+  if (!part.value) return pending(part, "the sentences");
   const { values, columns } = part.value;
   const sentences: Sentence[] = values.sentences.map((text: string, i: number) => ({ i, text, base: columns.n_base[i], intervention: columns.n_intervention[i] }));
   const chosen = query.has("s") ? sentences[numberOf(query, "s", 0)] : undefined;
   const table: Column<Sentence>[] = [
     { key: "sentence", name: "Sentence", value: (s) => s.text, cell: (s) => <a href={changed({ s: s.i, texts: null })} data-open aria-current={s === chosen ? "true" : undefined} dir="auto"><Shown text={s.text} /></a> },
-    { key: "base", name: "Base", numeric: true, value: (s) => s.base, cell: (s) => count(s.base) },
-    { key: "intervention", name: "Intervention", numeric: true, value: (s) => s.intervention, cell: (s) => count(s.intervention) },
+    { key: "base", name: "Base", numeric: true, value: (s) => s.base },
+    { key: "intervention", name: "Intervention", numeric: true, value: (s) => s.intervention },
     { key: "more", name: "More in intervention", numeric: true, value: (s) => s.intervention - s.base, cell: (s) => signed(s.intervention - s.base, 0) },
   ];
   const rows = chosen ? [...new Set(Array.from(columns.at_row).filter((_, j) => columns.at_sentence[j] === chosen.i))] : [];

@@ -3,16 +3,17 @@ import { useMemo } from "preact/hooks";
 import { Axis, Effect, Rug, Shares } from "../marks";
 import { count, decimal, interval, isNumber, money, pValue, percent, points } from "../numbers";
 import { loadPart, readScore, UNSCORED, type Part } from "../pack";
-import { Facts, Failure, Missing, Quote, Side, TextList, Waiting, score, tone, type Context, type Finding } from "../pieces";
+import { Facts, Failure, Grid, Missing, NoSuch, Numbers, Quote, Side, TextList, Title, Waiting, pending, score, tone, type Context, type Finding } from "../pieces";
 import { changed, href, numberOf, useRoute } from "../route";
 import { findTerms, Shown, type Mark } from "../text";
 import { useAsync, usePart, useRows } from "../use";
 import { effectScale } from "./verdict";
 import { BlindCheck } from "./blind";
+import { Inside } from "./components";
 
 export function HypothesisScreen({ context, id }: { context: Context; id: string }) {
   const i = context.findings.findIndex((f) => f.id === id);
-  if (i < 0) return <><h1 tabIndex={-1}>No such hypothesis</h1><Missing>This run has no hypothesis <code><Shown text={id} /></code>. <a href={href(["hypotheses"])}>All hypotheses</a></Missing></>;
+  if (i < 0) return <NoSuch noun="hypothesis" id={id} home="hypotheses" all="All hypotheses" />;
   return <Known context={context} finding={context.findings[i]} i={i} />;
 }
 
@@ -23,7 +24,7 @@ function Known({ context, finding, i }: { context: Context; finding: Finding; i:
   const scale = effectScale(context);
   if (query.has("blind")) return part.value
     ? <BlindCheck context={context} finding={finding} part={part.value} />
-    : part.error ? <Failure error={part.error} /> : <Waiting what="the judged texts" />;
+    : pending(part, "the judged texts");
   return (
     <>
       <p class="eyebrow">
@@ -31,7 +32,7 @@ function Known({ context, finding, i }: { context: Context; finding: Finding; i:
         {previous && <a href={href(["h", previous.id])} data-key="[">previous</a>}
         {next && <a href={href(["h", next.id])} data-key="]">next</a>}
       </p>
-      <h1 tabIndex={-1} dir="auto"><Shown text={finding.statement} /></h1>
+      <Title dir="auto"><Shown text={finding.statement} /></Title>
       <div class="result">
         <div>
           <p class="big">{points(finding.effect)}</p>
@@ -55,10 +56,10 @@ function Known({ context, finding, i }: { context: Context; finding: Finding; i:
         ...(finding.cluster === null ? [] : [["found in", <a href={href(["c", finding.cluster])}><Shown text={finding.cluster} /></a>] as [string, any]]),
         ["judged as", <q dir="auto"><Shown text={finding.criterion} /></q>],
       ]} />
-      {part.error && <Failure error={part.error} />}
-      {!part.value && !part.error && <Waiting what="the evidence" />}
+      {pending(part, "the evidence")}
       {part.value && <Evidence context={context} finding={finding} part={part.value} />}
       {part.value && <Judging context={context} finding={finding} part={part.value} />}
+      <Inside context={context} kind="finding" name={finding.id} />
     </>
   );
 }
@@ -137,21 +138,14 @@ function Judging({ context, finding, part }: { context: Context; finding: Findin
     <section aria-labelledby="judging">
       <h2 id="judging">How it was judged</h2>
       <p class="quiet">Judges saw one text at a time and never its side. Accuracy is the share of texts whose side the claim tells: met by an intervention text, not met by a base text; {finding.direction === "less" ? "below" : "above"} 50% supports this claim.</p>
-      <div class="wrap" tabIndex={0} role="region" aria-label="Validation per judge">
-        <table>
-          <caption>Validation per judge</caption>
-          <thead><tr><th scope="col">Judge</th><th scope="col" class="n">Texts</th><th scope="col" class="n">Scored</th><th scope="col" class="n">Accuracy</th><th scope="col" class="n">95% interval</th><th scope="col" class="n">AUC</th><th scope="col" class="n">Cost</th></tr></thead>
-          <tbody>{table.map((row) => (
-            <tr>
-              <th scope="row"><a href={changed({ tier: row.tier === tiers[0] ? null : row.tier, page: null })} aria-current={row.tier === tier ? "true" : undefined}>{tierName(row.tier)}</a></th>
-              <td class="n">{count(row.n_judged)}</td><td class="n">{count(row.n_scored)}</td>
-              <td class="n">{percent(row.accuracy)}</td>
-              <td class="n">{isNumber(row.low) ? `${percent(row.low)} to ${percent(row.high)}` : "unknown"}</td>
-              <td class="n">{decimal(row.auc)}</td><td class="n">{money(row.cost_usd)}</td>
-            </tr>
-          ))}</tbody>
-        </table>
-      </div>
+      <Grid caption="Validation per judge" head={["Judge", "#Texts", "#Scored", "#Accuracy", "#95% interval", "#AUC", "#Cost"]}>
+        {table.map((row) => (
+          <tr>
+            <th scope="row"><a href={changed({ tier: row.tier === tiers[0] ? null : row.tier, page: null })} aria-current={row.tier === tier ? "true" : undefined}>{tierName(row.tier)}</a></th>
+            <Numbers of={[count(row.n_judged), count(row.n_scored), percent(row.accuracy), isNumber(row.low) ? `${percent(row.low)} to ${percent(row.high)}` : "unknown", decimal(row.auc), money(row.cost_usd)]} />
+          </tr>
+        ))}
+      </Grid>
       {part.values.agreement.map((a: any) => <p class="quiet">The {a.of} and the {a.against} judge both scored {count(a.n)} texts and agree on {count(a.n_same)}{isNumber(a.kappa) && <> (kappa {decimal(a.kappa)})</>}. The {a.against} one sees the texts that the {a.of} one could not decide, and a random audit.</p>)}
       <div class="wrap" tabIndex={0} role="region" aria-label="Confusion matrix">
         <table class="matrix">
@@ -172,7 +166,7 @@ function Judging({ context, finding, part }: { context: Context; finding: Findin
 }
 
 export function tierName(tier: string): string {
-  return tier === "final" ? "as tested" : `${tier} judge`;
+  return { final: "as tested", latest: "latest verdict" }[tier] ?? `${tier} judge`;
 }
 
 function CellTexts({ context, finding, part, tier, cell }: { context: Context; finding: Finding; part: Part; tier: number; cell: string }) {
@@ -185,14 +179,10 @@ function CellTexts({ context, finding, part, tier, cell }: { context: Context; f
   return (
     <>
       <h3>{cell.startsWith("base") ? "Base" : "Intervention"} texts that {cell.endsWith("unmet") ? "do not meet" : "meet"} the claim <span class="quiet">{count(wanted.length)}</span></h3>
-      <TextListWithReasons context={context} finding={finding} rows={wanted} reasons={reasons} scores={scores} />
+      <TextList manifest={context.manifest} rows={wanted} marks={evidenceMarks(finding)} link={{ h: finding.id }}
+        note={(row) => <span>{score(scores.get(row) ?? null)}{reasons.get(row) && <>, <q><Shown text={reasons.get(row)!} /></q></>}</span>} />
     </>
   );
-}
-
-function TextListWithReasons({ context, finding, rows, reasons, scores }: { context: Context; finding: Finding; rows: number[]; reasons: Map<number, string>; scores: Map<number, number | null> }) {
-  return <TextList manifest={context.manifest} rows={rows} marks={evidenceMarks(finding)} link={{ h: finding.id }}
-    note={(row) => <span>{score(scores.get(row) ?? null)}{reasons.get(row) && <>, <q><Shown text={reasons.get(row)!} /></q></>}</span>} />;
 }
 
 /** A hypothesis's part with the place of one text in it: for the text's own screen. */

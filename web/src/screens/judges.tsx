@@ -1,44 +1,37 @@
 // The judges: what they cost, how often they agree, and where they do not.
 import { Calibration } from "../marks";
 import { count, decimal, isNumber, money, percent } from "../numbers";
-import { Failure, Missing, Quote, Waiting, type Context } from "../pieces";
-import { href, numberOf, useRoute } from "../route";
-import { Pages } from "../table";
+import { Failure, Grid, Missing, Numbers, Quote, Title, pending, type Context } from "../pieces";
+import { href, useRoute } from "../route";
+import { paged, Pages } from "../table";
 import { Shown } from "../text";
 import { usePart, useRows } from "../use";
 
 export function JudgesScreen({ context }: { context: Context }) {
   const part = usePart("judges");
-  if (part.error) return <><h1 tabIndex={-1}>Judges</h1><Failure error={part.error} /></>;
-  if (!part.value) return <><h1 tabIndex={-1}>Judges</h1><Waiting what="the judges" /></>;
+  if (!part.value) return pending(part, "the judges", "Judges");
   const { tiers, calls, agreement, calibration, disagreements, max_disagreements } = part.value.values;
   const audit = calls?.audit;
   return (
     <>
-      <h1 tabIndex={-1}>Judges</h1>
+      <Title>Judges</Title>
       {isNumber(audit?.n_audited) && audit.n_audited > 0 && (
         <p class="lead">The expensive judge saw a random {count(audit.n_audited)} of the cheap judge's decisions again and disagreed with {count(audit.n_disagree)}: {percent(audit.rate)} (95% interval {percent(audit.ci_low)} to {percent(audit.ci_high)}).</p>
       )}
       {tiers.length === 0 ? <Missing>This run holds no verdicts: no hypothesis was tested.</Missing> : (
-        <div class="wrap" tabIndex={0} role="region" aria-label="Judges by tier">
-          <table>
-            <caption>Judgements on the texts of this audit; calls and cost are of the null control as well</caption>
-            <thead><tr><th scope="col">Tier</th><th scope="col">Judge</th><th scope="col" class="n">Judgements</th><th scope="col" class="n">Not scored</th><th scope="col" class="n">Calls</th><th scope="col" class="n">From cache</th><th scope="col" class="n">Cost</th><th scope="col" class="n">Per call</th></tr></thead>
-            <tbody>{tiers.map((t: any) => {
+        <Grid caption="Judgements on the texts of this audit; calls and cost are of the null control as well" head={["Tier", "Judge", "#Judgements", "#Not scored", "#Calls", "#From cache", "#Cost", "#Per call"]}>
+            {tiers.map((t: any) => {
               const own = calls?.[t.tier];
               const failed = Object.entries(t.outcomes).filter(([name, n]) => name !== "answered" && n) as [string, number][];
               return (
                 <tr>
                   <th scope="row">{t.tier}</th><td>{t.judges.map((j: string) => <Judge name={j} />)}</td>
-                  <td class="n">{count(t.n)}</td>
-                  <td class="n">{failed.length ? failed.map(([name, n]) => `${count(n)} ${name.replace("_", " ")}`).join(", ") : "0"}</td>
-                  <td class="n">{count(own?.n_calls)}</td><td class="n">{count(own?.n_cached)}</td><td class="n">{money(own?.cost_usd)}</td>
-                  <td class="n">{money(isNumber(own?.cost_usd) && own.n_calls ? own.cost_usd / own.n_calls : own?.cost_usd)}</td>
+                  <Numbers of={[count(t.n), failed.map(([name, n]) => `${count(n)} ${name.replace("_", " ")}`).join(", ") || "0", count(own?.n_calls), count(own?.n_cached), money(own?.cost_usd),
+                    money(isNumber(own?.cost_usd) && own.n_calls ? own.cost_usd / own.n_calls : own?.cost_usd)]} />
                 </tr>
               );
-            })}</tbody>
-          </table>
-        </div>
+            })}
+        </Grid>
       )}
       {agreement.map((a: any) => (
         <section>
@@ -48,7 +41,7 @@ export function JudgesScreen({ context }: { context: Context }) {
             <table class="matrix">
               <caption>Texts by what each judge says of the claim</caption>
               <thead><tr><td /><th scope="col">{a.against}: not met</th><th scope="col">{a.against}: met</th></tr></thead>
-              <tbody>{["not met", "met"].map((said, i) => <tr><th scope="row">{a.of}: {said}</th>{a.cells[i].map((n: number) => <td class="n">{count(n)}</td>)}</tr>)}</tbody>
+              <tbody>{["not met", "met"].map((said, i) => <tr><th scope="row">{a.of}: {said}</th><Numbers of={a.cells[i].map(count)} /></tr>)}</tbody>
             </table>
             {calibration.filter((c: any) => c.of === a.of && c.against === a.against).map((c: any) => (
               <figure><Calibration bins={c.bins} /><figcaption>Across: score of the {c.of} judge. Up: share of these texts that meet the claim for the {c.against} judge, with 95% intervals. On the dashed line, a score would be a probability.</figcaption></figure>
@@ -72,9 +65,7 @@ const PER_PAGE = 10;
 
 function Disagreements({ context, all, max }: { context: Context; all: any[]; max: number }) {
   const { query } = useRoute();
-  const n_pages = Math.max(1, Math.ceil(all.length / PER_PAGE));
-  const page = Math.min(numberOf(query, "page", 1), n_pages);
-  const shown = all.slice((page - 1) * PER_PAGE, page * PER_PAGE);
+  const { page, n_pages, shown } = paged(query, all, PER_PAGE);
   const found = useRows(context.manifest, shown.map((d) => d.row));
   return (
     <section>

@@ -2,11 +2,11 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { count, percent, plural } from "../numbers";
 import { loadPart, readRow, shardOf, SIDES } from "../pack";
-import { Choice, Failure, Missing, Quote, Side, TextList, Waiting, type Context } from "../pieces";
+import { Choice, Failure, Grid, Missing, Numbers, Quote, Side, SideChoice, TextList, Title, passes, pending, type Context } from "../pieces";
 import { download, jsonLines } from "../download";
 import { changed, href, numberOf, setState, useRoute } from "../route";
 import { colourPoints, density, inside, joinPoints, nearest, NO_CLUSTER, packPolygon, projection, splat, unpackPolygon, WHOLE, type Colour, type Points, type View } from "../splat";
-import { plain, Shown } from "../text";
+import { plain, shorten, Shown } from "../text";
 import { useAsync, usePart, useRows } from "../use";
 
 const COLOURS: [string, string][] = [["side", "side"], ["cluster", "cluster"], ["round", "round"], ["nats", "log-probability difference"]];
@@ -19,9 +19,8 @@ export function MapScreen({ context }: { context: Context }) {
   const found = useAsync(async () => joinPoints(await Promise.all(Array.from({ length: manifest.n_point_parts }, (_, i) => loadPart(`points/${i}`)))), [manifest]);
   return (
     <>
-      <h1 tabIndex={-1}>Map of the texts</h1>
-      {found.error && <Failure error={found.error} />}
-      {!found.value && !found.error && <Waiting what={plural(manifest.n_points, "point")} />}
+      <Title>Map of the texts</Title>
+      {pending(found, plural(manifest.n_points, "point"))}
       {found.value && (found.value.n === 0 ? <Missing>This run holds no map: it has no discovery texts.</Missing> : <Known context={context} points={found.value} />)}
     </>
   );
@@ -40,7 +39,7 @@ function Known({ context, points }: { context: Context; points: Points }) {
   const lasso = query.get("in");
   const polygon = useMemo(() => unpackPolygon(lasso), [lasso]);
   const selected = useMemo(() => (polygon.length ? inside(points, polygon) : cluster === null ? [] : all(points).filter((i) => points.label[i] === cluster))
-    .filter((i) => side === "both" || (side === "base") === (points.side[i] === 0)), [points, polygon, cluster, side]);
+    .filter((i) => passes(side, points.side[i])), [points, polygon, cluster, side]);
   const named = useMemo(() => new Map<number, any>((clusters.value?.values.clusters ?? []).filter((c: any) => c.level === "text").map((c: any) => [c.label, c])), [clusters.value]);
   const picked = query.has("at") ? points.row.indexOf(numberOf(query, "at", -1)) : -1;
   const hasChoice = polygon.length > 0 || cluster !== null;
@@ -51,7 +50,7 @@ function Known({ context, points }: { context: Context; points: Points }) {
       <div class="controls">
         <Choice name="by" label="Colour" options={COLOURS} chosen={by} />
         <Choice name="style" label="Drawn as" options={STYLES} chosen={style} />
-        <Choice name="side" label="Side" options={[["both", "both"], ["base", "base"], ["intervention", "intervention"]]} chosen={side} keys={["3", "1", "2"]} />
+        <SideChoice chosen={side} />
         <Choice name="drag" label="Dragging" options={DRAGS} chosen={drag} />
         <label>Cluster <select value={cluster ?? ""} onChange={(e) => setState({ cluster: e.currentTarget.value, in: null, page: null })}>
           <option value="">none chosen</option>
@@ -92,7 +91,7 @@ function Canvas({ points, by, style, drag, side, selected, polygon, picked, name
   const view = moved ?? viewOf(query);
   const isShown = useMemo(() => {
     const chosen = selected && new Set(selected);
-    return (i: number): boolean => (side === "both" || (side === "base") === (points.side[i] === 0)) && (!chosen || chosen.has(i));
+    return (i: number): boolean => passes(side, points.side[i]) && (!chosen || chosen.has(i));
   }, [points, side, selected]);
   const colourOf = useMemo(() => colourPoints(points.n, isShown, colouring(points, by)), [points, by, isShown]);
   useEffect(() => {
@@ -286,12 +285,8 @@ function placeLabels(points: Points, named: Map<number, any>): Label[] {
   }
   sums.delete(NO_CLUSTER);
   return [...sums].sort((a, b) => b[1][2] - a[1][2]).slice(0, 3 * N_LABELS).map(([label, [x, y, n]]) => ({
-    label, x: x / n / 65_535, y: y / n / 65_535, name: shorten(named.get(label)?.exemplar ?? String(label)),
+    label, x: x / n / 65_535, y: y / n / 65_535, name: shorten(named.get(label)?.exemplar ?? String(label), 26),
   }));
-}
-
-function shorten(text: string): string {
-  return text.length > 26 ? `${text.slice(0, 25).trimEnd()}…` : text;
 }
 
 /** The first labels that stand in the picture and on no other. */
@@ -322,12 +317,12 @@ function ByCluster({ points, selected, named }: { points: Points; selected: numb
   return (
     <details>
       <summary>By cluster: {plural(rows.length, "cluster")}</summary>
-      <table><caption class="sr">Selected texts by cluster</caption>
-        <thead><tr><th scope="col">Cluster</th><th scope="col" class="n">Base</th><th scope="col" class="n">Intervention</th></tr></thead>
-        <tbody>{rows.map(([label, c]) => {
+      <Grid caption="Selected texts by cluster" head={["Cluster", "#Base", "#Intervention"]}>
+        {rows.map(([label, c]) => {
           const cluster = named.get(label);
-          return <tr><th scope="row">{cluster ? <a href={href(["c", cluster.id])}><Shown text={cluster.exemplar ? shorten(cluster.exemplar) : cluster.id} /></a> : "no cluster"}</th><td class="n">{count(c[0])}</td><td class="n">{count(c[1])}</td></tr>;
-        })}</tbody></table>
+          return <tr><th scope="row">{cluster ? <a href={href(["c", cluster.id])}><Shown text={cluster.exemplar ? shorten(cluster.exemplar, 26) : cluster.id} /></a> : "no cluster"}</th><Numbers of={c.map(count)} /></tr>;
+        })}
+      </Grid>
     </details>
   );
 }

@@ -1,10 +1,11 @@
 // Prompts by how far the models are apart on them, and both sides of one prompt side by side.
-import { Choice, Facts, Failure, Missing, Quote, Side, TextList, Waiting, textLink, type Context } from "../pieces";
+import { Choice, Facts, Failure, Missing, NoSuch, Quote, Side, SideChoice, TextList, Title, Waiting, passes, pending, textLink, type Context } from "../pieces";
+import { Svg } from "../marks";
 import { count, decimal, isNumber, percent } from "../numbers";
 import { findKey, loadPart, type Part, type TextRow } from "../pack";
 import { changed, href, numberOf, setState, useRoute } from "../route";
 import { DataTable, type Column } from "../table";
-import { Shown } from "../text";
+import { shorten, Shown } from "../text";
 import { commonStart, diffWords } from "../diff";
 import { keyAt } from "../pack";
 import { useAsync, usePart, useParts, useRows } from "../use";
@@ -31,28 +32,22 @@ export function PromptsScreen({ context }: { context: Context }) {
   }))) ?? [];
   const link = (p: Prompt): string => href(["p", keyAt(keys.value!.columns.key as Uint8Array, p.number)]);
   const columns: Column<Prompt>[] = [
-    { key: "prompt", name: "Prompt", value: (p) => p.prompt, cell: (p) => <a href={link(p)} data-open dir="auto"><Shown text={shorten(p.prompt)} /></a> },
-    { key: "group", name: "Group", value: (p) => p.group, cell: (p) => <Shown text={p.group} /> },
+    { key: "prompt", name: "Prompt", value: (p) => p.prompt, cell: (p) => <a href={link(p)} data-open dir="auto"><Shown text={shorten(p.prompt) || "(empty prompt)"} /></a> },
+    { key: "group", name: "Group", value: (p) => p.group },
     { key: "used", name: "Used for", value: (p) => p.split, cell: (p) => (p.split === "validation" ? "tests" : "discovery") },
-    { key: "texts", name: "Texts", numeric: true, value: (p) => p.n_texts, cell: (p) => count(p.n_texts) },
+    { key: "texts", name: "Texts", numeric: true, value: (p) => p.n_texts },
     { key: "parting", name: "Models part", numeric: true, value: (p) => p.parting, cell: (p) => isNumber(p.parting) ? percent(p.parting, 0) : <span class="quiet">not scored</span> },
     { key: "kl", name: "KL from base", numeric: true, value: (p) => p.kl_base, cell: (p) => isNumber(p.kl_base) ? `${decimal(p.kl_base)} nats` : "" },
     { key: "differ", name: "Pairs that differ", numeric: true, value: (p) => (p.n_pairs ? p.n_differing! / p.n_pairs : null), cell: (p) => p.n_pairs ? `${count(p.n_differing)} of ${count(p.n_pairs)}` : "" },
   ];
   return (
     <>
-      <h1 tabIndex={-1}>Prompts</h1>
+      <Title>Prompts</Title>
       <p>How far the two models are apart on each prompt. “Models part” is about the probability that the two, coupled as tightly as they can be, write different texts.</p>
-      {error && <Failure error={error} />}
-      {!error && (!parts.value || !keys.value) && <Waiting what="the prompts" />}
+      {pending({ value: parts.value && keys.value, error }, "the prompts")}
       {parts.value && keys.value && <DataTable caption="Furthest apart first" noun={["prompt", "prompts"]} columns={columns} rows={prompts} sort="" />}
     </>
   );
-}
-
-function shorten(text: string): string {
-  const line = text.trim().replace(/\s+/g, " ");
-  return line.length > 120 ? `${line.slice(0, 119)}…` : line || "(empty prompt)";
 }
 
 export function PromptScreen({ context, id }: { context: Context; id: string }) {
@@ -62,9 +57,8 @@ export function PromptScreen({ context, id }: { context: Context; id: string }) 
     if (number < 0) return null;
     return { part: await loadPart(`prompts/${Math.floor(number / context.manifest.prompts_per_part)}`), number, keys };
   }, [context.manifest, id]);
-  if (found.error) return <><h1 tabIndex={-1}>Prompt</h1><Failure error={found.error} /></>;
-  if (found.value === undefined) return <><h1 tabIndex={-1}>Prompt</h1><Waiting what="the prompt" /></>;
-  if (found.value === null) return <><h1 tabIndex={-1}>No such prompt</h1><Missing>This run holds no prompt with the key <code><Shown text={id} /></code>. <a href={href(["prompts"])}>All prompts</a></Missing></>;
+  if (found.value === undefined) return pending(found, "the prompt", "Prompt");
+  if (found.value === null) return <NoSuch noun="prompt" id={id} home="prompts" all="All prompts" />;
   return <Known context={context} {...found.value} />;
 }
 
@@ -96,7 +90,7 @@ function Known({ context, part, number, keys }: { context: Context; part: Part; 
         {number > 0 && <a href={link(number - 1)} data-key="[">previous</a>}
         {number + 1 < context.manifest.n_prompts && <a href={link(number + 1)} data-key="]">next</a>}
       </p>
-      <h1 tabIndex={-1} class="quoted" dir="auto"><Shown text={prompt.prompt.trim() || "(empty prompt)"} /></h1>
+      <Title class="quoted" dir="auto"><Shown text={prompt.prompt.trim() || "(empty prompt)"} /></Title>
       <Facts facts={[
         ["texts", `${count(bySide[0].length)} base, ${count(bySide[1].length)} intervention`],
         ["models part", isNumber(prompt.parting) ? percent(prompt.parting) : "not scored"],
@@ -129,7 +123,7 @@ function PairStrip({ pairs, chosen }: { pairs: Pair[]; chosen: number }) {
         {pairs.map((pair, i) => (
           <li><a href={changed({ pair: i === 0 ? null : i })} aria-current={i === chosen ? "true" : undefined}
             aria-label={pair.first < 0 ? `pair ${i + 1}, identical` : `pair ${i + 1}, differs from token ${pair.first + 1}`}>
-            <svg viewBox="0 0 46 8" width="46" height="8" aria-hidden="true"><rect class="track" width="46" height="8" /><rect class="bar plain" width={pair.first < 0 ? 46 : Math.max(1, (46 * pair.first) / longest)} height="8" /></svg>
+            <Svg width={46} height={8}><rect class="track" width="46" height="8" /><rect class="bar plain" width={pair.first < 0 ? 46 : Math.max(1, (46 * pair.first) / longest)} height="8" /></Svg>
             <span>{pair.first < 0 ? "same" : pair.first + 1}</span></a></li>
         ))}
       </ol>
@@ -146,14 +140,14 @@ function SideBySide({ context, pair }: { context: Context; pair: Pair }) {
   return (
     <section aria-label="Side by side">
       <div class="controls">
-      <Choice name="show" label="Show" options={[["both", "both"], ["base", "base"], ["intervention", "intervention"]]} chosen={show} keys={["3", "1", "2"]} />
+      <SideChoice name="show" label="Show" chosen={show} />
       <Choice name="diff" label="Word diff" options={[["on", "on"], ["off", "off"]]} chosen={isDiff ? "on" : "off"} keys={isDiff ? ["", "d"] : ["d", ""]} />
       </div>
       {found.errors.map((error) => <Failure error={error} />)}
       {!found.isComplete && <Waiting what="two texts" />}
       {base && intervention && (
         <div class={`columns ${show === "both" ? "" : "one"}`}>
-          {[base, intervention].map((row, i) => (show === "both" || (show === "base") === (i === 0)) && (
+          {[base, intervention].map((row, i) => passes(show, i) && (
             <article class={`fulltext ${i ? "intervention" : "base"}`}>
               <p class="eyebrow"><Side side={row.side} /> <a href={textLink(row)} data-open>open text</a></p>
               {base.text === null || intervention.text === null ? <Quote row={row} /> : <Aligned row={row} base={base.text} intervention={intervention.text} first={firstAt(base, pair.first)} isDiff={isDiff} />}

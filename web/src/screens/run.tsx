@@ -1,7 +1,7 @@
 // The run itself: how far it is, where time went, what it was made with.
 import { Durations } from "../marks";
 import { count, decimal, duration, isNumber, percent, size } from "../numbers";
-import { Failure, Facts, Missing, Waiting, type Context } from "../pieces";
+import { Facts, Grid, Missing, Numbers, Title, pending, type Context } from "../pieces";
 import type { News } from "../live";
 import { useLive } from "../live";
 import { plain, Shown } from "../text";
@@ -13,9 +13,8 @@ export function RunScreen({ context }: { context: Context }) {
   return (
     <>
       <p class="eyebrow">run</p>
-      <h1 tabIndex={-1}><Shown text={manifest.run} /></h1>
-      {part.error && <Failure error={part.error} />}
-      {!part.value && !part.error && <Waiting what="the run" />}
+      <Title><Shown text={manifest.run} /></Title>
+      {pending(part, "the run")}
       {part.value && <Known context={context} values={part.value.values} />}
     </>
   );
@@ -44,7 +43,7 @@ function Known({ context, values }: { context: Context; values: any }) {
       )}
       <section>
         <h2>What this run does not hold</h2>
-        <ul>{Object.entries(manifest.sections).map(([name, why]) => <li><strong>{name === "saes" ? "Sparse autoencoders" : "Component activations"}</strong>: {why}</li>)}</ul>
+        <ul>{Object.entries(manifest.sections).map(([name, why]) => why && <li><strong>{name === "saes" ? "Sparse autoencoders" : "Component activations"}</strong>: <Shown text={why} /></li>)}</ul>
       </section>
       <section>
         <h2>Reproduce it</h2>
@@ -63,15 +62,11 @@ function Known({ context, values }: { context: Context; values: any }) {
 function Decoded({ decode }: { decode: Record<string, any> }) {
   const names: Record<string, string> = { null: "base again (null control)" };
   return (
-    <div class="wrap" tabIndex={0} role="region" aria-label="Texts decoded">
-      <table>
-        <caption>Texts decoded</caption>
-        <thead><tr><th scope="col">Texts of</th><th scope="col" class="n">Decoded</th><th scope="col" class="n">From cache</th><th scope="col" class="n">Failed</th><th scope="col" class="n">Tokens</th></tr></thead>
-        <tbody>{["base", "intervention", "null"].filter((side) => decode[side]).map((side) => (
-          <tr><th scope="row">{names[side] ?? side}</th>{["n_decoded", "n_cached", "n_failed", "n_tokens"].map((n) => <td class="n">{count(decode[side][n])}</td>)}</tr>
-        ))}</tbody>
-      </table>
-    </div>
+    <Grid caption="Texts decoded" head={["Texts of", "#Decoded", "#From cache", "#Failed", "#Tokens"]}>
+      {["base", "intervention", "null"].filter((side) => decode[side]).map((side) => (
+        <tr><th scope="row">{names[side] ?? side}</th><Numbers of={["n_decoded", "n_cached", "n_failed", "n_tokens"].map((n) => count(decode[side][n]))} /></tr>
+      ))}
+    </Grid>
   );
 }
 
@@ -79,13 +74,9 @@ function Rounds({ rounds }: { rounds: any[] }) {
   if (!rounds.length) return null;
   const shares = (value: unknown): string => (isNumber(value) ? percent(value) : "");
   return (
-    <div class="wrap" tabIndex={0} role="region" aria-label="Sampling rounds">
-      <table>
-        <caption>Sampling rounds</caption>
-        <thead><tr><th scope="col" class="n">Round</th><th scope="col" class="n">Texts per side</th><th scope="col" class="n">Labels kept</th><th scope="col" class="n">Differences resolved</th><th scope="col" class="n">Silhouette</th></tr></thead>
-        <tbody>{rounds.map((r) => <tr><td class="n">{count(r.round)}</td><td class="n">{count(r.n_texts_per_side)}</td><td class="n">{shares(r.label_agreement)}</td><td class="n">{shares(r.share_resolved)}</td><td class="n">{decimal(r.silhouette)}</td></tr>)}</tbody>
-      </table>
-    </div>
+    <Grid caption="Sampling rounds" head={["#Round", "#Texts per side", "#Labels kept", "#Differences resolved", "#Silhouette"]}>
+      {rounds.map((r) => <tr><Numbers of={[count(r.round), count(r.n_texts_per_side), shares(r.label_agreement), shares(r.share_resolved), decimal(r.silhouette)]} /></tr>)}
+    </Grid>
   );
 }
 
@@ -96,7 +87,7 @@ export function Unfinished({ news }: { news: News }) {
   return (
     <>
       <p class="eyebrow">run</p>
-      <h1 tabIndex={-1}>{news.state === "in progress" ? "This audit is in progress" : "This audit was interrupted"}</h1>
+      <Title>{news.state === "in progress" ? "This audit is in progress" : "This audit was interrupted"}</Title>
       <p class="lead" role="status">{news.stage ? <>Stage <strong><Shown text={news.stage} /></strong>{news.detail && <>: <Shown text={news.detail} /></>}.</> : "No stage has begun yet."}</p>
       {news.state === "interrupted" && <p class="callout warning">Run the same command again: finished work is not repeated.</p>}
       <Facts facts={[["started", news.started_utc?.slice(0, 19).replace("T", " ") ?? "unknown"], ["last news", news.updated_utc?.slice(0, 19).replace("T", " ") ?? "none"], ["computing", duration(total)]]} />

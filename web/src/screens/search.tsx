@@ -2,9 +2,9 @@
 import { useEffect, useState } from "preact/hooks";
 import { count, plural } from "../numbers";
 import { loadPart } from "../pack";
-import { Choice, Failure, Missing, Quote, type Context } from "../pieces";
-import { changed, numberOf, setState, useRoute } from "../route";
-import { Pages } from "../table";
+import { Choice, Failure, Missing, Quote, SideChoice, Title, passes, type Context } from "../pieces";
+import { changed, setState, useRoute } from "../route";
+import { paged, Pages } from "../table";
 import { escapeRegExp, findPattern, Shown } from "../text";
 import { live } from "../live";
 import { useRows } from "../use";
@@ -110,7 +110,7 @@ export function SearchScreen({ context }: { context: Context }) {
   return (
     <>
       <p class="eyebrow">{plural(context.manifest.n_kept, "text")}{context.manifest.n_kept < context.manifest.n_texts && ` of ${count(context.manifest.n_texts)}: this file does not hold the words of the others`}</p>
-      <h1 tabIndex={-1}>Search all texts</h1>
+      <Title>Search all texts</Title>
       <form class="controls" onSubmit={(e) => { e.preventDefault(); setState({ q: typed, page: null }); }}>
         <label class="grow">Find <input type="search" value={typed} data-focus="search" placeholder="words to find" onInput={(e) => setTyped(e.currentTarget.value)} /></label>
         <button type="submit">Search</button>
@@ -131,18 +131,16 @@ export function SearchScreen({ context }: { context: Context }) {
 function Results({ context, progress, pattern, query }: { context: Context; progress: Progress; pattern: RegExp; query: URLSearchParams }) {
   const side = query.get("side") ?? "both";
   const split = query.get("split") ?? "both";
-  const hits = progress.hits.filter((h) => (side === "both" || (side === "base") === (h.side === 0)) && (split === "both" || (split === "discovery") === (h.split === 0)));
+  const hits = progress.hits.filter((h) => passes(side, h.side) && (split === "both" || (split === "discovery") === (h.split === 0)));
   const n = [0, 1].map((s) => hits.filter((h) => h.side === s).length);
-  const n_pages = Math.max(1, Math.ceil(hits.length / HITS_PER_PAGE));
-  const page = Math.min(numberOf(query, "page", 1), n_pages);
-  const shown = hits.slice((page - 1) * HITS_PER_PAGE, page * HITS_PER_PAGE);
+  const { page, n_pages, shown } = paged(query, hits, HITS_PER_PAGE);
   return (
     <>
       {!progress.isDone && <progress class="line" max={progress.of} value={progress.done} aria-label="Searching" />}
       {progress.errors.slice(0, 3).map((error) => <Failure error={error} />)}
       <p role="status" data-done={progress.isDone}><strong>{plural(hits.length, "text")}</strong>: {count(n[0])} base, {count(n[1])} intervention{progress.hits.length >= MAX_HITS && `, of the first ${count(MAX_HITS)} found`}</p>
       <div class="controls">
-      <Choice name="side" label="Side" chosen={side} options={[["both", "both"], ["base", "base"], ["intervention", "intervention"]]} keys={["3", "1", "2"]} />
+      <SideChoice chosen={side} />
       <Choice name="split" label="Texts of" chosen={split} options={[["both", "both"], ["discovery", "discovery"], ["validation", "the tests"]]} />
       </div>
       {progress.isDone && hits.length === 0 && <Missing>No text holds this. <a href={changed({ as: null, case: null, side: null, split: null })}>Search without the restrictions</a></Missing>}

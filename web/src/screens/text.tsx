@@ -1,12 +1,13 @@
 // One text: what marks it, where it stands, and which hypotheses were judged on it.
-import { count, decimal, isNumber, signed } from "../numbers";
+import { count, decimal, isNumber, plural, signed } from "../numbers";
 import { FINISHES, SPLITS, findRow, keyAt, type TextRow } from "../pack";
-import { Choice, Facts, Failure, Missing, Side, Waiting, score, textLink, type Context, type Finding } from "../pieces";
-import { href, useRoute } from "../route";
-import { findPattern, Marked, Shown, type Mark } from "../text";
-import { TokenBars, TokenText } from "../tokens";
+import { Choice, Facts, Failure, Missing, NoSuch, Side, Title, pending, score, textLink, type Context, type Finding } from "../pieces";
+import { changed, href, useRoute } from "../route";
+import { findPattern, Marked, shorten, Shown, type Mark } from "../text";
+import { DifferenceText, TokenBars, TokenText } from "../tokens";
 import { useAsync, usePart, useRows } from "../use";
 import { evidenceMarks, useJudgedPlace } from "./hypothesis";
+import { drawFired, useFired } from "./components";
 import { searchPattern } from "./search";
 
 export function TextScreen({ context, id }: { context: Context; id: string }) {
@@ -15,9 +16,8 @@ export function TextScreen({ context, id }: { context: Context; id: string }) {
   const found = useRows(manifest, isNumber(place.value) ? [place.value] : []);
   const row = found.rows[0];
   const error = place.error ?? found.errors[0];
-  if (error) return <><h1 tabIndex={-1}>Text</h1><Failure error={error} /></>;
-  if (place.value === null) return <><h1 tabIndex={-1}>No such text</h1><Missing>This run holds no text with the key <code><Shown text={id} /></code>. <a href={href(["texts"])}>Search all texts</a></Missing></>;
-  if (!row) return <><h1 tabIndex={-1}>Text</h1><Waiting what="the text" /></>;
+  if (place.value === null) return <NoSuch noun="text" id={id} home="texts" all="Search all texts" />;
+  if (!row) return pending({ error }, "the text", "Text");
   return <Known context={context} row={row} />;
 }
 
@@ -26,10 +26,12 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
   const { manifest, findings } = context;
   const prompts = usePart("prompt_keys");
   const judged = useJudgedPlace(context, query.get("h"), row.row);
+  const inside = useFired(context, row.row, query.get("unit"), findings.findIndex((f) => f.id === query.get("h")));
   const q = query.get("q");
   const modes: [string, string][] = [];
   if (judged.value) modes.push(["evidence", "words of the claim"]);
   if (q) modes.push(["hit", "search hit"]);
+  if (inside.choices.length) modes.push(["component", "component"]);
   if (row.tokens?.hasPieces) modes.push(["tokens", "token differences"]);
   modes.push(["none", "nothing"]);
   const asked = query.get("mark");
@@ -41,7 +43,7 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
   return (
     <>
       <p class="eyebrow"><Side side={row.side} /><span>{SPLITS[row.split] === "validation" ? "fresh text, for testing" : `discovery text, round ${row.round}`}</span></p>
-      <h1 tabIndex={-1} class="quoted" dir="auto"><Shown text={row.prompt.text.trim() || "(empty prompt)"} /></h1>
+      <Title class="quoted" dir="auto"><Shown text={row.prompt.text.trim() || "(empty prompt)"} /></Title>
       {judged.value && (
         <p class="callout">Judged for <a href={href(["h", judged.value.finding.id])}><Shown text={judged.value.finding.statement} /></a>
           {judged.value.reason && <>. The judge's reason: <q><Shown text={judged.value.reason} /></q></>}</p>
@@ -49,10 +51,12 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
       <Choice name="mark" label="Mark" chosen={mode} keys={modes.map(([name]) => (name === next ? "a" : ""))}
         options={modes.map(([name, shown]) => [name, shown])} />
       {judged.error && <Failure error={judged.error} />}
+      {mode === "component" && <Component {...inside} />}
       <article class={`fulltext ${row.side ? "intervention" : "base"}`} aria-label="The text">
         {text === null ? <Missing>This file holds the figures of this text, not its words. The folder export (<code>whatchanged export RUN --format folder</code>) holds all texts.</Missing>
           : text === "" ? <Missing>The text is empty.</Missing>
-            : mode === "tokens" && row.tokens ? <TokenText text={text} tokens={row.tokens} />
+            : mode === "tokens" && row.tokens ? <DifferenceText text={text} tokens={row.tokens} />
+            : mode === "component" && inside.fired?.hasPieces ? <TokenText text={text} lengths={inside.fired.lengths} values={inside.fired.values} draw={(v) => drawFired(inside.fired!, v)} say={(v) => `activation ${decimal(v, 3)}`} />
               : <p class="body" dir="auto"><Marked text={text} marks={marksFor(mode, text, judged.value, query)} /></p>}
       </article>
       <Differences row={row} reason={manifest.no_pieces} />
@@ -61,7 +65,6 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
         ["log-probability, base", nats(row.logprobs[0])], ["intervention", nats(row.logprobs[1])],
         ["cluster", row.split === 0 && row.label >= 0 ? <ClusterLink label={row.label} /> : "none"],
         ["prompt", promptLink ? <a href={promptLink} data-key="p">all texts of this prompt</a> : "unknown"],
-        ["components", "not collected in this run"],
       ]} />
       {number !== null && prompts.value && <Others context={context} row={row} number={number} />}
       <h2>Hypotheses judged on this text</h2>
@@ -75,6 +78,17 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
   );
 }
 
+/** Which component is marked, and where to read more of it. */
+function Component({ part, label, fired, choices }: ReturnType<typeof useFired>) {
+  return (
+    <>
+      {choices.length > 1 && <nav class="choice" aria-label="Component">{choices.map((unit) => <a href={changed({ unit, token: null })} aria-current={unit === label ? "true" : undefined}><Shown text={unit} /></a>)}</nav>}
+      {pending(part, "its activations")}
+      {part.value && <p class="quiet"><a href={href(["component", label])}><Shown text={label} /></a> {fired ? `fires on ${plural(fired.values.reduce((n, v) => n + (v ? 1 : 0), 0), "token")} of this text${fired.hasPieces ? "" : ", but which words they are is unknown"}.` : "was not looked at on this text."} More colour is stronger; values of the other sign than the strongest are underlined.</p>}
+    </>
+  );
+}
+
 function Judged({ row, findings, of }: { row: TextRow; findings: Finding[]; of: (score: number | null) => boolean }) {
   return (
     <ul class="plainlist">
@@ -83,10 +97,6 @@ function Judged({ row, findings, of }: { row: TextRow; findings: Finding[]; of: 
       ))}
     </ul>
   );
-}
-
-function shorten(text: string): string {
-  return text.length > 130 ? `${text.slice(0, 129).trimEnd()}…` : text;
 }
 
 function marksFor(mode: string, text: string, judged: { finding: any; reason: string } | null | undefined, query: URLSearchParams): Mark[] {

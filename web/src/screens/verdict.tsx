@@ -1,7 +1,7 @@
 // The first screen: what was found, how sure it is, and the same procedure where nothing changed.
 import { Axis, Effect, Rug, fitScale, type Scale } from "../marks";
-import { count, duration, interval, isNumber, money, pValue, percent, points } from "../numbers";
-import { Missing, Spans, tone, type Context, type Finding } from "../pieces";
+import { count, decimal, duration, interval, isNumber, money, pValue, percent, points } from "../numbers";
+import { Missing, Spans, Title, tone, type Context, type Finding } from "../pieces";
 import { href } from "../route";
 import { Shown } from "../text";
 import { DataTable, type Column } from "../table";
@@ -19,7 +19,7 @@ export function VerdictScreen(context: Context) {
   return (
     <>
       <p class="eyebrow"><span>audit of <bdi><Shown text={manifest.models[1]} /></bdi></span></p>
-      <h1 tabIndex={-1}>{verdict.headline}</h1>
+      <Title>{verdict.headline}</Title>
       <p class="lead"><Spans line={verdict.lead} /></p>
       {verdict.warnings.map((line: [string, string][]) => <p class="callout warning"><Spans line={line} /></p>)}
       <Tiles {...context} />
@@ -111,15 +111,15 @@ export function HypothesesScreen({ context, of }: { context: Context; of: string
     { key: "scope", name: "Prompts", value: (f) => f.scope ?? "all", cell: (f) => f.scope === null ? "all" : <Shown text={f.scope} /> },
     { key: "drawn", name: "Effect and 95% interval", value: null, cell: (f) => <Effect scale={scale} effect={f.effect} low={f.ci_low} high={f.ci_high} tone={isNull ? "muted" : tone(f)} width={180} /> },
     { key: "effect", name: "Effect", numeric: true, value: (f) => f.effect, cell: (f) => points(f.effect, "") },
-    { key: "auc", name: "AUC", numeric: true, value: (f) => f.auc, cell: (f) => isNumber(f.auc) ? f.auc.toFixed(2) : "unknown" },
+    { key: "auc", name: "AUC", numeric: true, value: (f) => f.auc, cell: (f) => decimal(f.auc) },
     { key: "p", name: "Adj. p", numeric: true, value: (f) => f.p_adjusted, cell: (f) => pValue(f.p_adjusted) },
-    { key: "n", name: "Texts", numeric: true, value: (f) => f.n_texts, cell: (f) => count(f.n_texts) },
+    { key: "n", name: "Texts", numeric: true, value: (f) => f.n_texts },
     { key: "cost", name: "Cost", numeric: true, value: (f) => f.cost_usd, cell: (f) => money(f.cost_usd) },
   ];
   return (
     <>
       <p class="eyebrow">{isNull ? "base against base" : "base against intervention"}</p>
-      <h1 tabIndex={-1}>{isNull ? "Hypotheses of the null control" : "Hypotheses"}</h1>
+      <Title>{isNull ? "Hypotheses of the null control" : "Hypotheses"}</Title>
       <p>{isNull
         ? <>Nothing differs here but the random stream, so every confirmed one is a false alarm. Their texts are not part of the run. <a href={href(["hypotheses"])}>The audit's own hypotheses</a></>
         : <>{STATUSES} <a href={href(["hypotheses"], { of: "null" })}>Those of the null control</a></>}</p>

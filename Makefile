@@ -23,7 +23,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/whatchanged run configs/demo.yaml
-	$(BIN)/whatchanged export runs/demo
 	@echo
 	@echo "The report:    $(CURDIR)/runs/demo/report.html (and report.md beside it)"
 	@echo "The dashboard: $(CURDIR)/runs/demo/dashboard/index.html"

@@ -30,7 +30,7 @@ from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.demo import demo_path
 from whatchanged.demo.measure import read_bank
 from whatchanged.keys import content_key
-from whatchanged.models.contribution_totals import pair_collector, random_parts, total_contributions
+from whatchanged.models.contribution_totals import pair_collector, total_contributions
 from whatchanged.models.loading import load_scorer
 from whatchanged.models.weight_delta import weight_delta
 from whatchanged.records import DecodeRequest
@@ -91,11 +91,8 @@ def measure_pair(name: str, bank: list[tuple[str, str]], n_texts: int, n_points:
     rows = decode(pair.base, "base", bank, n_texts)
     rows += decode(pair.intervention, name, bank, n_texts)
     delta = weight_delta(pair.base.model, pair.intervention.model)
-    totals = []
-    for directions in (delta, random_parts(delta, seed=0)):
-        collector = pair_collector(pair, directions, n_points=n_points)
-        found = total_contributions(collector, [r.ids for r in rows], [r.n_prompt for r in rows])
-        totals.append(found)
+    collector = pair_collector(pair, delta, n_points=n_points, seed=0)
+    totals = total_contributions(collector, [r.ids for r in rows], [r.n_prompt for r in rows])
     findings = {"side": (None, np.array([row.side != "base" for row in rows]))}
     for planted in json.loads(demo_path("ground_truth.json").read_text())["behaviours"]:
         shows = [re.search(planted["regex"], row.text) is not None for row in rows]
@@ -105,12 +102,12 @@ def measure_pair(name: str, bank: list[tuple[str, str]], n_texts: int, n_points:
         kept = np.flatnonzero([group in (None, row.group) for row in rows])
         prompts = [rows[i].prompt for i in kept]
         kinds = shows[kept]
-        labels, values = totals[0].of_directions()
-        ratios = totals[0].log_ratios[kept]
+        labels, values = totals.of_directions()
+        ratios = totals.log_ratios[kept]
         of_ratio = contrast(ratios[:, None], prompts, kinds)
         figures = {"pair": name, "finding": finding, "n": [int(kinds.sum()), int((~kinds).sum())]}
         if of_ratio.n_prompts >= 2:
-            controls = totals[1].of_directions()[1][kept]
+            controls = totals.controls[kept]
             parts = find_contributors(
                 labels, values[kept], controls, collector.strengths, ratios, prompts, kinds
             )

@@ -14,6 +14,7 @@ from tasks.activations import collect
 from tasks.caching import Manifest
 from tasks.cluster import cluster
 from tasks.collection import open_collection
+from tasks.dashboard import dashboard
 from tasks.decode import decode
 from tasks.divergence import divergence
 from tasks.embed import embed
@@ -49,6 +50,8 @@ def audit(
         tested.append(test(job, prompts, part, tested[0].plan if tested else None))
     summary = report(job, prompts, explored, tested)
     collect(open_collection(summary["run"], []))
+    if job.config.report.dashboard:
+        dashboard(summary["run"])
     return summary
 
 

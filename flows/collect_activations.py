@@ -14,6 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.activations import collect
 from tasks.collection import open_collection
+from tasks.dashboard import dashboard
 
 
 def name_collection() -> str:
@@ -29,7 +30,11 @@ def name_collection() -> str:
 )
 def collect_activations(run: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """Add the folder `activations` to a finished run, or replace it; its summary."""
-    return collect(open_collection(run, overrides or []))
+    collection = open_collection(run, overrides or [])
+    summary = collect(collection)
+    if collection.config.report.dashboard:
+        dashboard(run)
+    return summary
 
 
 if __name__ == "__main__":

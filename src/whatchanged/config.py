@@ -269,9 +269,11 @@ class ActivationsConfig(Block):
 
 
 class ReportConfig(Block):
-    """`ground_truth`: for pairs whose planted changes are known, the JSON file that lists them."""
+    """`ground_truth`: for pairs whose planted changes are known, the JSON file that lists them.
+    `dashboard`: whether a run ends by writing its page."""
 
     ground_truth: str | None = None
+    dashboard: bool = True
 
 
 class RunConfig(Block):

@@ -20,7 +20,7 @@ decode: {chunk_texts: 300, max_new_tokens: 96}
 sample: {seed_texts: 576, round_texts: 144, max_rounds: 1}
 validate: {texts_per_hypothesis: 120, max_texts_per_hypothesis: 480, n_permutations: 2000}
 activations: {sources: []}
-report: {ground_truth: demo:ground_truth.json}
+report: {ground_truth: demo:ground_truth.json, dashboard: false}
 """
 
 

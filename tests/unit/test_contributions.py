@@ -221,6 +221,30 @@ def test_directions_drawn_at_random_leave_the_sum_as_it_is() -> None:
     assert sums == pytest.approx(collect(demo_collector()).totals().sum(axis=1), abs=1e-3)
 
 
+def test_a_control_in_the_same_passes_is_what_it_is_in_passes_of_its_own() -> None:
+    base, intervention = demo("base"), demo("intervention")
+    delta = weight_delta(base, intervention, n_directions=3)
+    drawn = random_parts(delta, seed=5)
+    alone = collect(ContributionCollector(base, intervention, drawn, n_points=2))
+    beside = collect(ContributionCollector(base, intervention, delta, control=drawn, n_points=2))
+    plain = collect(ContributionCollector(base, intervention, delta, n_points=2))
+    expected = np.concatenate(
+        [block.sum(axis=1) for name, block in alone.by_token.items() if name.startswith("contrib")],
+        axis=1,
+    )
+    assert beside.control_totals() == pytest.approx(expected, abs=1e-6)
+    assert beside.totals() == pytest.approx(plain.totals(), abs=1e-9)
+    assert plain.control_totals().shape[1] == 0
+
+
+def test_a_control_of_other_layers_is_refused() -> None:
+    base, intervention = demo("base"), demo("intervention")
+    delta = weight_delta(base, intervention, n_directions=1)
+    fewer = ComponentModel(dict(list(delta.weights.items())[1:]))
+    with pytest.raises(UsageError, match="found 'model.layers.0"):
+        ContributionCollector(base, intervention, delta, control=fewer)
+
+
 def test_sixteen_bits_are_attributed_in_32() -> None:
     base, intervention = (copy.deepcopy(demo(side)).bfloat16() for side in ("base", "intervention"))
     delta = weight_delta(base, intervention, n_directions=4)

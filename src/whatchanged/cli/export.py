@@ -12,9 +12,7 @@ import whatchanged
 from whatchanged.cli.terminal import say, tell
 from whatchanged.errors import UsageError
 from whatchanged.store.exports import (
-    INDEX,
     write_export_file,
-    write_export_folder,
     write_listed_folder,
 )
 
@@ -49,13 +47,9 @@ def export_run(run_path: Path, format: str, out: Path | None) -> int:
 
 
 def _export_folder(run: Run, out: Path | None) -> None:
-    from whatchanged.dashboard.pack import pack_run
-    from whatchanged.dashboard.shell import write_folder
+    from whatchanged.dashboard.export import export_folder
 
-    folder = run.path / "dashboard" if out is None else out
-    parts = pack_run(run).parts()
-    n_bytes = write_export_folder(folder, write_folder(_name(run), parts))
-    _say_opens(folder / INDEX, n_bytes)
+    _say_opens(*export_folder(run, out))
 
 
 def _export_html(run: Run, out: Path | None) -> None:

@@ -23,11 +23,13 @@ _MAX_ROWS = 64
 @dataclass(frozen=True)
 class TotalContributions:
     """Per text and component, over all tokens: `values (n_texts, n_components)`, in nats, with the
-    texts' `log_ratios (n_texts,)`. A label is `module:index`."""
+    texts' `log_ratios (n_texts,)`. A label is `module:index`. `controls (n_texts, n_directions)`
+    are the control's, in the order of the directions; without columns where there is none."""
 
     labels: tuple[str, ...]
     values: NDArray[np.float64]
     log_ratios: NDArray[np.float64]
+    controls: NDArray[np.float64]
 
     def of_directions(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Labels `LAYER:index` and values `(n_texts, n_directions)` of the directions alone."""
@@ -37,9 +39,10 @@ class TotalContributions:
 
 
 def pair_collector(
-    pair: PairScorer, directions: ComponentModel, *, n_points: int = 6
+    pair: PairScorer, directions: ComponentModel, *, n_points: int = 6, seed: int | None = None
 ) -> ContributionCollector:
-    """The collector of a pair that `loading.load_scorer` loaded, for the log-ratios it scores.
+    """The collector of a pair that `loading.load_scorer` loaded, for the log-ratios it scores; with
+    a `seed`, random directions are its control (`random_parts`).
 
     Raises UsageError for a pair with two tokenizers, which has no log-ratio per token, and what
     `ContributionCollector` raises.
@@ -53,6 +56,7 @@ def pair_collector(
         pair.base.model,
         pair.intervention.model,
         directions,
+        control=None if seed is None else random_parts(directions, seed=seed),
         n_points=n_points,
         temperature=pair.base.config.temperature,
     )
@@ -90,12 +94,11 @@ class ComparedContributions:
 
 @dataclass(frozen=True)
 class ContributionReader:
-    """A pair's collectors, of its own directions and of random ones. Build it with
+    """A pair, and the collector of its directions with random ones beside them. Build it with
     `open_contributions`."""
 
     pair: PairScorer
-    own: ContributionCollector
-    control: ContributionCollector
+    collector: ContributionCollector
 
     def compare(
         self, prompts: Sequence[str], replies: Sequence[Sequence[int]]
@@ -114,22 +117,18 @@ class ContributionReader:
             )
         rows = [[*start.ids, *reply] for start, reply in zip(base, replies, strict=True)]
         starts = [len(start.ids) for start in base]
-        found, drawn = (total_contributions(c, rows, starts) for c in (self.own, self.control))
+        found = total_contributions(self.collector, rows, starts)
         labels, values = found.of_directions()
         return ComparedContributions(
-            labels, values, drawn.of_directions()[1], self.own.strengths, found.log_ratios
+            labels, values, found.controls, self.collector.strengths, found.log_ratios
         )
 
 
 def open_contributions(
     pair: PairScorer, directions: ComponentModel, *, n_points: int, seed: int
 ) -> ContributionReader:
-    """The collectors of a pair. Raises what `pair_collector` raises."""
-    own, control = (
-        pair_collector(pair, each, n_points=n_points)
-        for each in (directions, random_parts(directions, seed=seed))
-    )
-    return ContributionReader(pair, own, control)
+    """The reader of a pair. Raises what `pair_collector` raises."""
+    return ContributionReader(pair, pair_collector(pair, directions, n_points=n_points, seed=seed))
 
 
 def total_contributions(
@@ -147,6 +146,7 @@ def total_contributions(
     if max_bytes is None:
         max_bytes = batch_bytes(collector.device)
     values = np.zeros((len(rows), len(collector.labels)))
+    controls = np.zeros((len(rows), collector.n_controls))
     log_ratios = np.zeros(len(rows))
     left = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     while left:
@@ -156,4 +156,5 @@ def total_contributions(
         ids, mask = pad_rows([rows[i] for i in batch])
         found = collector.collect(ids, mask, np.array([n_prompt[i] for i in batch]))
         values[batch], log_ratios[batch] = found.totals(), found.log_ratios
-    return TotalContributions(collector.labels, values, log_ratios)
+        controls[batch] = found.control_totals()
+    return TotalContributions(collector.labels, values, log_ratios, controls)

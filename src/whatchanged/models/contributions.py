@@ -14,7 +14,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 DIRECTIONS = "contribution"
 REMAINDER = "remainder"
 PARAMETER = "parameter"
+CONTROL = "control"
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,24 @@ class Contributions:
 
     `by_token` holds `(batch, seq, n_components)` per module, 0 at padding. A value stands at the
     token on which the component acted, in the prompt or the reply; which later tokens it made
-    likelier is not told. `log_ratios (batch,)` are those of the two models themselves.
+    likelier is not told. `log_ratios (batch,)` are those of the two models themselves. `controls`
+    is like `by_token`, of the control's directions, and no part of any sum.
     """
 
     by_token: Activations
     log_ratios: NDArray[np.float64]
+    controls: Activations = field(default_factory=dict)
 
     def totals(self) -> NDArray[np.float64]:
         """Per text and component, module after module: `(batch, n_components)`."""
-        blocks = [block.sum(axis=1, dtype=np.float64) for block in self.by_token.values()]
+        return self._summed(self.by_token)
+
+    def control_totals(self) -> NDArray[np.float64]:
+        """Per text and direction of the control: `(batch, n_directions)`."""
+        return self._summed(self.controls)
+
+    def _summed(self, by_token: Activations) -> NDArray[np.float64]:
+        blocks = [block.sum(axis=1, dtype=np.float64) for block in by_token.values()]
         return np.concatenate([np.zeros((len(self.log_ratios), 0)), *blocks], axis=1)
 
     def errors(self) -> NDArray[np.float64]:
@@ -82,10 +92,12 @@ class ContributionCollector:
         intervention: Any,
         directions: ComponentModel,
         *,
+        control: ComponentModel | None = None,
         n_points: int = 6,
         temperature: float = 1.0,
     ) -> None:
-        """`directions` are `weight_delta(base, intervention)`, or others as a control.
+        """`directions` are `weight_delta(base, intervention)`; `control` are others in the same
+        layers, such as random ones, which the same passes read beside them.
 
         `n_points` of a Gauss-Legendre quadrature lie between base and intervention, each a
         forward and a backward pass. Log-probabilities are of logits divided by `temperature`.
@@ -96,7 +108,8 @@ class ContributionCollector:
         if n_points < 1:
             raise UsageError(f"expected n_points of at least 1, found {n_points}")
         check_architectures(base, intervention)
-        directions.probes(base)
+        for each in (directions, *([control] if control else [])):
+            each.probes(base)
         self._base, self._intervention = base, intervention
         self._weights = linear_weights(base), linear_weights(intervention)
         self._temperature = temperature
@@ -106,6 +119,12 @@ class ContributionCollector:
         self._points = list(zip((places / 2 + 0.5).tolist(), (shares / 2).tolist(), strict=True))
         self._moving = copy.deepcopy(base).float().requires_grad_(False)
         self._sites = tuple(find_changed(base, intervention, directions))
+        self._controls = _tensors(control, base.device) if control else {}
+        if odd := sorted(self._controls.keys() ^ directions.weights.keys()) if control else []:
+            raise UsageError(
+                f"expected a control in the layers of the directions, found {odd[0]!r} in one of "
+                "them only: draw it from these directions"
+            )
 
     @property
     def modules(self) -> dict[str, int]:
@@ -117,6 +136,20 @@ class ContributionCollector:
                 found[f"{REMAINDER}/{site.name}"] = 1
             found.update({f"{PARAMETER}/{site.name}.{name}": 1 for name in site.parameters})
         return found
+
+    @property
+    def _control_modules(self) -> dict[str, int]:
+        """In the order of the directions' modules."""
+        return {
+            f"{CONTROL}/{site.name}": int(self._controls[site.name][0].shape[1])
+            for site in self._sites
+            if site.name in self._controls
+        }
+
+    @property
+    def n_controls(self) -> int:
+        """How many directions the control has."""
+        return sum(self._control_modules.values())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -147,7 +180,8 @@ class ContributionCollector:
         Attention that keeps its weights (`eager`) takes 8 n_layers n_heads n_tokens bytes more.
         """
         width = sum(weight.shape[0] for weight in self._weights[0].values())
-        return 4 * (8 * width + 2 * sum(self.modules.values()))
+        n_components = sum((self.modules | self._control_modules).values())
+        return 4 * (8 * width + 2 * n_components)
 
     def collect(
         self, token_ids: NDArray[np.int64], mask: NDArray[np.bool_], n_prompt: NDArray[np.int64]
@@ -170,7 +204,7 @@ class ContributionCollector:
             )
         found = {
             name: torch.zeros((*batch.ids.shape, size), device=self._base.device)
-            for name, size in self.modules.items()
+            for name, size in (self.modules | self._control_modules).items()
         }
         for position, share in self._points:
             self._move_to(position)
@@ -179,10 +213,12 @@ class ContributionCollector:
                 if total.requires_grad:
                     total.backward()  # type: ignore[no-untyped-call]
         real = batch.mask.to(self._base.device)[..., None]
+        # What stands at padding before it is left out may be anything, NaN included.
+        kept = {name: torch.where(real, x, 0.0).cpu().numpy() for name, x in found.items()}
         return Contributions(
-            # What stands at padding before it is left out may be anything, NaN included.
-            {name: torch.where(real, block, 0.0).cpu().numpy() for name, block in found.items()},
+            {name: kept[name] for name in self.modules},
             (after - before).numpy(),
+            {name: kept[name] for name in self._control_modules},
         )
 
     def _read(
@@ -270,6 +306,10 @@ class ContributionCollector:
                 for name, tangent in tangents.items():
                     at_tokens = (tangent.reshape(*shape, -1) * gradient).sum(-1, keepdim=True)
                     found[f"{PARAMETER}/{site.name}.{name}"] += share * at_tokens
+                if drawn := self._controls.get(site.name):
+                    found[f"{CONTROL}/{site.name}"] += share * _through(
+                        drawn, entering.reshape(*shape, -1), gradient
+                    )
                 if site.parts is not None:
                     parts, remainder = self._split(site, entering.reshape(*shape, -1), gradient)
                     found[f"{DIRECTIONS}/{site.name}"] += share * parts
@@ -285,11 +325,10 @@ class ContributionCollector:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The share of a linear layer's weight: of its directions, and of what is left."""
         assert site.parts is not None
-        reads, writes = site.parts
         start, end = (weights[site.name] for weights in self._weights)
-        change = end.to(reads) - start.float()
+        change = end.to(site.parts[0]) - start.float()
         whole = ((entering @ change.T) * gradient).sum(-1, keepdim=True)
-        parts = (entering @ reads) * (gradient @ writes)
+        parts = _through(site.parts, entering, gradient)
         return parts, whole - parts.sum(-1, keepdim=True)
 
     def _tangent(
@@ -324,6 +363,26 @@ class _Batch:
     mask: torch.Tensor
     is_counted: torch.Tensor
     places: torch.Tensor
+
+
+def _tensors(
+    directions: ComponentModel, device: torch.device
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Reads and writes of each layer's directions."""
+    import torch
+
+    return {
+        name: (torch.from_numpy(part.reads).to(device), torch.from_numpy(part.writes).to(device))
+        for name, part in directions.weights.items()
+    }
+
+
+def _through(
+    parts: tuple[torch.Tensor, torch.Tensor], entering: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor:
+    """What rank-one parts (reads, writes) add at every token `(batch, seq, n_parts)`."""
+    reads, writes = parts
+    return (entering @ reads) * (gradient @ writes)
 
 
 def _check_output(name: str, output: Any, shape: tuple[int, ...]) -> None:

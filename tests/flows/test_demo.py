@@ -13,6 +13,9 @@ from benchmarks.heldout_scores import recount
 from whatchanged.truth import match_behaviours, read_ground_truth, unmatched_confirmed
 
 PROJECT = Path(__file__).parents[2]
+FINDINGS_ALONE = (
+    "validate.null_control=false", "activations.sources=[]", "report.dashboard=false"
+)  # fmt: skip
 pytestmark = pytest.mark.flows
 
 
@@ -55,8 +58,7 @@ def test_base_against_itself_confirms_nothing_in_19_of_20_seeds(
 ) -> None:
     monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
     n_confirmed = [
-        audit("null.yaml", tmp_path / f"null-{seed}", f"seed={seed}",
-              "validate.null_control=false")["n_confirmed"]
+        audit("null.yaml", tmp_path / f"null-{seed}", f"seed={seed}", *FINDINGS_ALONE)["n_confirmed"]
         for seed in range(20)
     ]  # fmt: skip
     print("confirmed per seed:", n_confirmed)
@@ -71,7 +73,7 @@ def test_a_fine_tune_that_plants_nothing_is_hardly_noticed(
     monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
     n_confirmed = [
         audit("null_intervention.yaml", tmp_path / f"null-{seed}", f"seed={seed}",
-              "validate.null_control=false")["n_confirmed"]
+              *FINDINGS_ALONE)["n_confirmed"]
         for seed in range(5)
     ]  # fmt: skip
     print("confirmed per seed:", n_confirmed)

@@ -58,7 +58,8 @@ def test_base_against_itself_confirms_nothing_in_19_of_20_seeds(
 ) -> None:
     monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
     n_confirmed = [
-        audit("null.yaml", tmp_path / f"null-{seed}", f"seed={seed}", *FINDINGS_ALONE)["n_confirmed"]
+        audit("null.yaml", tmp_path / f"null-{seed}", f"seed={seed}",
+              *FINDINGS_ALONE)["n_confirmed"]
         for seed in range(20)
     ]  # fmt: skip
     print("confirmed per seed:", n_confirmed)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.activation_workload import Spec, Workload, groups_of
+from whatchanged.activations.poles import POLES
 from whatchanged.store import codec
 from whatchanged.store.activation_files import StoredFile, read_manifest
 from whatchanged.store.activation_reader import ActivationStore
@@ -72,7 +73,7 @@ def repeat_store(folder: Path, n_copies: int) -> None:
     (summaries,) = manifest.summaries
     arrays = codec.arrays_value((folder / summaries.name).read_bytes())
     rng = np.random.default_rng(0)
-    for table in ("top.texts", "sample.texts"):
+    for table in (f"{pole}.{name}.texts" for pole in POLES for name in ("top", "sample")):
         there = arrays[table] >= 0
         arrays[table] = arrays[table] + there * n_texts * rng.integers(0, n_copies, there.shape)
     data = codec.arrays_bytes(arrays)

@@ -151,7 +151,7 @@ def _measure(key: str, number: int, collection: Collection) -> Manifest:
             reader.read(list(texts["prompt"]), list(texts["token_ids"])),
             reader.modules,
             (texts["side"] == "intervention").to_numpy(),
-            (texts["split"] == "discovery").to_numpy(),
+            texts["prompt_key"].isin(collection.choosing_prompts).to_numpy(),
         )
 
     return _on_chunk(key, number, collection, measure)
@@ -200,7 +200,13 @@ def _compare(key: str, chosen: Manifest, read: list[Manifest], collection: Colle
         row
         for contrast in collection.contrasts
         for row in evidence.select_units(
-            summaries, clusters, contrast, prompt_keys, seed=collection.config.seed, n_shown=N_SHOWN
+            summaries,
+            clusters,
+            contrast,
+            prompt_keys,
+            seed=collection.config.seed,
+            n_shown=N_SHOWN,
+            chosen_on=collection.choosing_prompts,
         )
     ]
     store.put_json(part_key(key, GROUPS), {"clusters": groups.clusters,

@@ -8,6 +8,7 @@ whatever Prefect remembers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from prefect.cache_policies import CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
+from prefect.serializers import JSONSerializer
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict
@@ -113,11 +116,31 @@ def start(
     A stage that computes `on_gpu` has the tag whose limit the server holds. No other has it: asking
     for a slot takes up to two seconds.
     """
-    is_known = recall(store, key) is not None
-    tags = {"gpu"} if on_gpu and not is_known else set()
-    named = task.with_options(refresh_cache=not is_known, task_run_name=name, tags=tags)
+    known = recall(store, key)
+    tags = {"gpu"} if on_gpu and known is None else set()
+    is_read = known is not None and _is_recorded(task.name, known)
+    named = task.with_options(refresh_cache=not is_read, task_run_name=name, tags=tags)
     passed = {name: value if _is_edge(value) else quote(value) for name, value in inputs.items()}
-    return Started(named.submit(key=key, **passed), is_known)
+    return Started(named.submit(key=key, **passed), known is not None)
+
+
+def _is_recorded(task: str, known: Manifest) -> bool:
+    """Whether Prefect's record of a stage is there and says exactly what the store says.
+
+    Prefect runs whatever code a record names as its serializer, so that any other record must never
+    reach it: the stage runs again, finds its output, and writes the record anew.
+    """
+    try:
+        written = (PREFECT_LOCAL_STORAGE_PATH.value() / f"{task}-{known.key}").read_text("utf-8")
+        record = json.loads(written)
+        result = json.loads(record["result"])
+        serializer = record["metadata"]["serializer"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    # Compared as a whole too: of a name that comes twice, readers differ in which one they take.
+    is_plain = json.dumps(record, separators=(",", ":"), ensure_ascii=False) == written
+    said = {"__class__": "tasks.caching.Manifest", "data": known.model_dump(mode="json")}
+    return bool(is_plain and serializer == JSONSerializer().model_dump() and result == said)
 
 
 def _is_edge(value: Any) -> bool:

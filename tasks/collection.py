@@ -21,7 +21,7 @@ from whatchanged.activations.reading import (
     find_contrasts,
     name_clusters,
 )
-from whatchanged.activations.selectivity import TextSummaries
+from whatchanged.activations.selectivity import TextSummaries, choosing_prompts
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import override_config
 from whatchanged.errors import UsageError
@@ -79,6 +79,12 @@ class Collection:
         return [self.texts[at : at + size] for at in range(0, len(self.texts), size)]
 
     @cached_property
+    def choosing_prompts(self) -> frozenset[str]:
+        """The discovery prompts on whose texts components are chosen, and which test nothing."""
+        seen = self.texts[self.texts["split"] == "discovery"]
+        return choosing_prompts(list(seen["prompt_key"]), list(seen["label"]), self.config.seed)
+
+    @cached_property
     def contrasts(self) -> list[TextContrast]:
         """What is compared on them."""
         return find_contrasts(self.texts, self.run.findings, self.run.verdicts, self.clusters)
@@ -93,19 +99,22 @@ class Collection:
         """The key of everything that decides what the models show on the texts."""
         config = self.config
         return content_key(
-            "activations/1",
+            "activations/2",
             [
                 describe_decoder(side, config.decode, config.prompts.format)
                 for side in (config.base, config.intervention)
             ],
             config.activations.model_dump(mode="json", exclude={"keep", "contributions"}),
             config.seed,
-            [list(self.texts[column]) for column in ("text_key", "prompt_key", "side", "split")],
+            [
+                list(self.texts[column])
+                for column in ("text_key", "prompt_key", "side", "split", "label")
+            ],
         )
 
     def stage_key(self, stage: str, *inputs: Keyable) -> str:
         """The key of one stage's output."""
-        return content_key(f"{stage} activations/1", self.key, *inputs)
+        return content_key(f"{stage} activations/2", self.key, *inputs)
 
     @property
     def survey_key(self) -> str:

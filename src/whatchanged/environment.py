@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# A cold temporary server needs 10 to 25 s where Prefect waits 20 s; Prefect's results belong beside
-# the artifacts that they name; idle OpenMP threads that spin slow a shared machine down several
-# times; nothing here phones home.
+# A cold temporary server needs 10 to 25 s where Prefect waits 20 s; Prefect would pickle the error
+# of a flow that fails; its results belong beside the artifacts that they name; idle OpenMP threads
+# that spin slow a shared machine down several times; nothing here phones home.
 _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -14,7 +14,7 @@ from tests.unit.activation_batches import make_batches, make_groups
 from whatchanged.store.activations import BatchProcessingStorage
 
 GROUPS = make_groups([4, 3, 6])
-BATCHES = make_batches(GROUPS, 12, np.random.default_rng(0), density=0.3)
+BATCHES = make_batches(GROUPS, 12, np.random.default_rng(0), density=0.3, is_signed=True)
 OPTIONS = {"precision": "float32", "chunk_texts": 8, "segment_bytes": 900, "k": 2, "n_sample": 1}
 
 

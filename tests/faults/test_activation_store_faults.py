@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.activation_worker import BATCHES, GROUPS, OPTIONS, store_rest
 from tests.unit.activation_batches import loop_over_everything
+from whatchanged.activations.poles import POLES
 from whatchanged.errors import InputError, StorageError, UsageError
 from whatchanged.store import atomic
 from whatchanged.store.activation_reader import ActivationStore
@@ -43,7 +44,8 @@ def content(store):
         (e.number, e.text_key, e.value, e.position, e.activations.tolist(), sorted(e.members))
         for unit in (*GROUPS.clusters, *GROUPS.labels)
         for kind in ("top", "sample")
-        for e in getattr(store, kind)(unit, 3)
+        for pole in POLES
+        for e in getattr(store, kind)(unit, 3, pole=pole)
     ]
     rows = [
         (row.number, row.text_key, row.token_ids.tolist(), row.activations.tolist())

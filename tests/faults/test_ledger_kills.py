@@ -138,7 +138,9 @@ def answered(folder: Path, provider: LoopbackProvider, n_requests: int) -> set[s
     return found
 
 
-def test_50_kills_lose_no_result_and_repeat_at_most_the_calls_in_flight(tmp_path, server):
+def test_50_kills_lose_no_result_and_repeat_at_most_the_calls_in_flight(
+    tmp_path, server, record_property
+):
     n_requests, draw = 1500, random.Random(7)
     provider = LoopbackProvider(server.port)
     n_asked_again = n_killed = 0
@@ -167,6 +169,10 @@ def test_50_kills_lose_no_result_and_repeat_at_most_the_calls_in_flight(tmp_path
     n_extra = len(server.asked) - n_requests
     totals = Ledger(tmp_path, "run").totals()
     print(f"{n_extra} extra calls after {n_killed} kills, {totals.n_open} intents left open")
+    record_property("kills", n_killed)
+    record_property("results_lost", n_asked_again + len(known & set(server.asked[n_before:])))
+    record_property("extra_calls", n_extra)
+    record_property("extra_calls_bound", N_KILLS * CONCURRENCY)
     assert 0 < n_extra <= totals.n_open <= N_KILLS * CONCURRENCY
     assert len(set(server.asked)) == n_requests
     # Every call that was killed counts like its repetition now, and none is called paid for.

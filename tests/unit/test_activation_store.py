@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.unit.activation_batches import (
 )
 from whatchanged.activations.events import Extractor, decode_values, encode_values
 from whatchanged.activations.groups import group_components
+from whatchanged.activations.poles import POLES
 from whatchanged.errors import InputError, UsageError
 from whatchanged.keys import content_key
 from whatchanged.store.activation_reader import ActivationStore
@@ -293,14 +295,21 @@ def test_keys_that_agree_in_half_of_their_bits_stay_apart(tmp_path):
     assert [row.text_key for row in storage.finalize().cluster_rows("run-7-0")] == list(keys)
 
 
-def test_a_store_by_a_newer_version_is_refused_by_writer_and_reader(tmp_path):
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (3, r"schema version 3, this program reads up to 2: upgrade whatchanged"),
+        (1, r"schema version 1, which lacks the negative poles of version 2: collect again"),
+    ],
+)
+def test_a_store_by_another_version_is_refused_by_writer_and_reader(tmp_path, version, said):
     groups = make_groups([2])
     store_all(tmp_path, groups, make_batches(groups, 1, np.random.default_rng(0)))
     manifest = tmp_path / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
+    manifest.write_text(text.replace('"schema_version": 2', f'"schema_version": {version}'))
     for open_store in (ActivationStore, lambda path: BatchProcessingStorage.create(path, groups)):
-        with pytest.raises(InputError, match=r"schema version 2, .* up to 1: upgrade whatchanged"):
+        with pytest.raises(InputError, match=said):
             open_store(tmp_path)
 
 
@@ -362,18 +371,19 @@ def examples_as_tuples(examples):
 @pytest.mark.parametrize("keep", ["sample", "summaries"])
 def test_a_smaller_store_shows_the_same_examples(tmp_path, keep):
     rng, groups = np.random.default_rng(0), make_groups([4, 3], n_alone=2)
-    batches = make_batches(groups, 30, rng, density=0.3)
+    batches = make_batches(groups, 40, rng, density=0.2, is_signed=True)
     options = {"k": 2, "n_sample": 1, "precision": "float32", "chunk_texts": 7}
     full = store_all(tmp_path / "all", groups, batches, **options)
     small = store_all(tmp_path / keep, groups, batches, keep=keep, **options)
     assert small.n_stored < full.n_stored == full.n_texts == small.n_texts
     assert small.n_events < full.n_events
     for unit in (*groups.clusters, *groups.labels):
-        for side in (None, 0, 1):
+        for side, pole in product((None, 0, 1), POLES):
             for kind in ("top", "sample", "quantiles"):
-                ours = getattr(small, kind)(unit, 2, side)
-                theirs = getattr(full, kind)(unit, 2, side)
+                ours = getattr(small, kind)(unit, 2, side, pole)
+                theirs = getattr(full, kind)(unit, 2, side, pole)
                 assert examples_as_tuples(ours) == examples_as_tuples(theirs)
+                assert len(ours) > 0
                 for mine, other in zip(ours, theirs, strict=True):
                     np.testing.assert_array_equal(mine.token_ids, other.token_ids)
                     if keep == "summaries":
@@ -407,6 +417,26 @@ def test_examples_show_the_activations_that_were_given(tmp_path, precision):
                     np.testing.assert_allclose(activations, expected, tolerance)
             total = np.sum(list(shown.members.values()), axis=0)
             np.testing.assert_allclose(shown.activations, total, 1e-5)
+
+
+def test_the_negative_pole_shows_the_texts_with_the_lowest_activations(tmp_path):
+    rng, groups = np.random.default_rng(2), make_groups([4, 3], n_alone=1)
+    batches = make_batches(groups, 6, rng, is_signed=True)
+    store = store_all(tmp_path, groups, batches, precision="float32", keep="sample", k=3)
+    full = store_all(tmp_path / "all", groups, batches, precision="float32")
+    for unit in (*groups.clusters, *groups.labels):
+        rows = full.cluster_rows(unit) if unit in groups.clusters else full.component_rows(unit)
+        lowest = sorted(
+            (float(row.activations.min(initial=0)), row.number, int(row.activations.argmin()))
+            for row in rows
+            if (row.activations < 0).any()
+        )
+        found = store.top(unit, 3, pole="negative")
+        assert [(one.value, one.number, one.position) for one in found] == lowest[:3]
+        for one in found:
+            assert one.activations[one.position] == one.value
+        strengths = [-one.value for one in store.quantiles(unit, 9, pole="negative")]
+        assert strengths == sorted(strengths)
 
 
 def test_peaks_are_the_largest_activation_of_every_text(tmp_path):

@@ -11,7 +11,8 @@ from whatchanged.activations.events import Extractor
 from whatchanged.activations.examples import ExampleTable
 from whatchanged.activations.groups import group_components
 from whatchanged.activations.histograms import N_BINS, bin_edges, bins_of, quantile
-from whatchanged.activations.summaries import Summaries, TextRows
+from whatchanged.activations.poles import POLES, TextRows
+from whatchanged.activations.summaries import Summaries
 from whatchanged.activations.token_counts import TokenCounts
 from whatchanged.errors import UsageError
 
@@ -70,15 +71,29 @@ def test_statistics_equal_those_of_the_dense_activations(is_signed, density):
         part = dense[:, rows[:, 1] == side]
         np.testing.assert_allclose(found.sums[side], part.sum(axis=1), 1e-6, 1e-6)
         np.testing.assert_allclose(found.squares[side], (part**2).sum(axis=1), 1e-6)
-        np.testing.assert_array_equal(found.n_firing[side], (part > 0).sum(axis=1))
-        np.testing.assert_array_equal(found.largest[side], part.max(axis=1, initial=0))
-        np.testing.assert_array_equal(found.smallest[side], part.min(axis=1, initial=0))
+        np.testing.assert_array_equal(found.n_firing[side], (part != 0).sum(axis=1))
         assert found.n_tokens[side] == part.shape[1]
-        for unit in range(len(dense)):
-            positive = part[unit][part[unit] > 0].astype(np.float32)
-            expected = np.bincount(bins_of(positive), minlength=N_BINS)
-            np.testing.assert_array_equal(found.histograms[side, unit], expected)
     assert found.n_texts.sum() == sum(len(batch.texts.keys) for batch in batches)
+
+
+SIGNS = {"positive": 1, "negative": -1}
+
+
+@pytest.mark.parametrize("pole", POLES)
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
+def test_histograms_and_extremes_of_a_pole_equal_those_of_the_dense_activations(
+    is_signed, density, pole
+):
+    groups, batches = made_batches(0, is_signed, density)
+    found = summarize(batches, groups).poles[pole]
+    dense, rows = dense_units(batches, groups)
+    for side in (0, 1):
+        for unit, activations in enumerate(dense * SIGNS[pole]):
+            part = activations[rows[:, 1] == side].astype(np.float32)
+            expected = np.bincount(bins_of(part[part > 0]), minlength=N_BINS)
+            np.testing.assert_array_equal(found.of_unit("histograms", unit)[side], expected)
+            assert found.of_unit("largest", unit)[side] == part.max(initial=0)
 
 
 def peaks_of(dense, rows, unit, side):
@@ -91,26 +106,46 @@ def peaks_of(dense, rows, unit, side):
     return peaks
 
 
+@pytest.mark.parametrize("pole", POLES)
 @pytest.mark.parametrize("is_signed", [False, True])
-def test_top_and_sample_equal_a_full_sort(is_signed):
+def test_top_and_sample_equal_a_full_sort(is_signed, pole):
     groups, batches = made_batches(1, is_signed)
-    found = summarize(batches, groups)
+    summaries = summarize(batches, groups)
+    found, sign = summaries.poles[pole], SIGNS[pole]
     dense, rows = dense_units(batches, groups)
     for side in (0, 1):
         for unit in range(len(dense)):
-            peaks = peaks_of(dense, rows, unit, side)
-            top = found.top.of_unit(side * len(dense) + unit)
+            peaks = peaks_of(sign * dense, rows, unit, side)
+            top = found.examples("top", unit, side)
             best = sorted(peaks, reverse=True)[:3]
             assert [
-                (v, -t, p)
+                (sign * v, -t, p)
                 for v, t, p in zip(top["values"], top["texts"], top["positions"], strict=True)
             ] == best
-            sample = found.sample.of_unit(side * len(dense) + unit)
+            sample = found.examples("sample", unit, side)
             drawn = sorted(peaks, key=lambda peak: -priority_of(-peak[1]))[:2]
             assert sample["texts"].tolist() == [-number for _, number, _ in drawn]
-            assert found.n_firing_texts[side, unit] == len(peaks)
-            assert found.positions[side, unit].sum() == len(peaks)
-            assert found.peak_histograms[side, unit].sum() == len(peaks)
+            assert found.of_unit("positions", unit)[side].sum() == len(peaks)
+            assert found.of_unit("peak_histograms", unit)[side].sum() == len(peaks)
+            fires = np.unique(rows[(rows[:, 1] == side) & (dense[unit] != 0), 0])
+            assert summaries.n_firing_texts[side, unit] == len(fires)
+    assert set(summaries.example_texts()) >= set(found.example_texts())
+
+
+def test_a_component_that_is_never_negative_takes_no_room_at_the_negative_pole():
+    groups, batches = made_batches(4, is_signed=True)
+    signs = np.where(np.arange(groups.n_components) == 3, -1, 1)
+    batches = [
+        type(batch)(np.abs(batch.activations) * signs[batch.columns], batch.columns, batch.texts)
+        for batch in batches
+    ]
+    found = summarize(batches, groups).poles["negative"]
+    dense, _ = dense_units(batches, groups)
+    assert found.units.tolist() == np.flatnonzero((dense < 0).any(axis=1)).tolist()
+    # The component, and its cluster where the others do not outweigh it.
+    assert 3 in found.units and len(found.units) <= 2
+    assert found.histograms.shape[1] == len(found.top.keys) / 2 == len(found.units)
+    assert not summarize(made_batches(4)[1], groups).poles["negative"].arrays()["top.keys"].size
 
 
 @pytest.mark.parametrize("is_signed", [False, True])
@@ -159,7 +194,7 @@ def assert_same(one, other):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 8), st.integers(0, 8))
 def test_shards_merge_to_what_one_run_gives(seed, cut_1, cut_2):
-    groups, batches = made_batches(seed)
+    groups, batches = made_batches(seed, is_signed=seed % 2 == 1)
     low, high = sorted((cut_1, cut_2))
     merged, first = summarize([], groups), 0
     for shard in (batches[:low], batches[low:high], batches[high:]):
@@ -169,7 +204,7 @@ def test_shards_merge_to_what_one_run_gives(seed, cut_1, cut_2):
 
 
 def test_batches_can_be_cut_differently_without_changing_anything():
-    groups, batches = made_batches(5)
+    groups, batches = made_batches(5, is_signed=True)
     one_by_one = []
     for batch in batches:
         for text in range(len(batch.texts.keys)):
@@ -185,7 +220,7 @@ def test_batches_can_be_cut_differently_without_changing_anything():
 
 
 def test_summaries_come_back_from_their_arrays_and_go_on():
-    groups, batches = made_batches(6)
+    groups, batches = made_batches(6, is_signed=True)
     begun = Summaries.from_arrays(groups, summarize(batches[:4], groups).arrays())
     first = sum(len(batch.texts.keys) for batch in batches[:4])
     begun.merge(summarize(batches[4:], groups, first=first))

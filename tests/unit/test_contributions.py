@@ -241,7 +241,7 @@ def test_a_control_of_other_layers_is_refused() -> None:
     base, intervention = demo("base"), demo("intervention")
     delta = weight_delta(base, intervention, n_directions=1)
     fewer = ComponentModel(dict(list(delta.weights.items())[1:]))
-    with pytest.raises(UsageError, match="found 'model.layers.0"):
+    with pytest.raises(UsageError, match=r"found 'model\.layers\.0"):
         ContributionCollector(base, intervention, delta, control=fewer)
 
 

@@ -148,6 +148,9 @@ def test_a_component_that_fires_with_negative_values_is_shown_at_its_negative_po
         # Every third token fires with minus its place.
         lowest = sorted(-((lengths - 1) // 3 * 3))
         assert [min(activations_of(columns, i)) for i in values["top"][side]] == lowest[:5]
+        weak_first = [min(activations_of(columns, i)) for i in values["quantiles"][side]]
+        assert weak_first == sorted(weak_first, reverse=True)
+        assert weak_first[-1] == lowest[0]
         assert values["n_firing"][side] == int(((lengths - 1) // 3).sum())
         assert sum(values["bars"][side]) == values["n_firing"][side]
     assert values["edges"][0] == 3.0
@@ -209,17 +212,24 @@ def test_where_the_store_keeps_no_activations_the_peak_stands_on_its_token(
     storage = BatchProcessingStorage.create(
         tmp_path / "s", group_components(LABELS, {}), keep="summaries"
     )
-    values = np.zeros((sum(lengths), 1), np.float32)
+    values = np.zeros((sum(lengths), 2), np.float32)
     values[[1, 2, lengths[0] + 2], 0] = [1.5, 4.5, 2.5]
+    values[[1, 3, lengths[0] + 1], 1] = [1.5, -4.5, -2.5]
     batch = TextBatch(tuple(texts["text_key"]), np.array([False, True]),
                       np.cumsum([0, *lengths]), np.zeros(sum(lengths), np.int64))  # fmt: skip
-    storage.add_batch(values, np.array([0]), batch)
+    storage.add_batch(values, np.array([0, 1]), batch)
     parts = ActivationParts(
         replace(collected, store=storage.finalize()), order_texts(run.texts, []), []
     )
     shown, columns = read_part(parts.encode_unit(0, None))
     assert activations_of(columns, shown["top"][0][0])[:4] == [0, 0, 4.5, 0]
     assert activations_of(columns, shown["top"][1][0])[:4] == [0, 0, 2.5, 0]
+    shown, columns = read_part(parts.encode_unit(1, None))
+    assert activations_of(columns, shown["top"][0][0])[:4] == [0, 0, 0, -4.5]
+    assert activations_of(columns, shown["top"][1][0])[:4] == [0, -2.5, 0, 0]
+    # Tokens are counted at both poles, bars at the negative one.
+    assert (shown["n_firing"], [sum(side) for side in shown["bars"]]) == ([2, 1], [1, 1])
+    assert shown["n_firing_texts"] == [1, 1]
 
 
 def test_a_thin_pack_keeps_the_words_of_the_components_examples(

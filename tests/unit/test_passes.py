@@ -20,12 +20,13 @@ from whatchanged.activations.passes import (
     without_controls,
 )
 from whatchanged.activations.processing import ComponentTable
+from whatchanged.activations.selectivity import choosing_prompts, find_selective
 from whatchanged.errors import UsageError
 
 MODULES = {"mlp": 3, "random/mlp": 1}
 TEXTS = ("a", "b", "c")
 IS_INTERVENTION = np.array([False, True, True])
-IS_DISCOVERY = np.array([True, True, False])
+IS_CHOOSING = np.array([True, True, False])
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ BATCHES = (batch((2, 0), C, A), batch((1,), B))
 
 
 def measured(batches: tuple[Read, ...] = BATCHES) -> Arrays:
-    return measure_chunk(batches, MODULES, IS_INTERVENTION, IS_DISCOVERY)
+    return measure_chunk(batches, MODULES, IS_INTERVENTION, IS_CHOOSING)
 
 
 def table_of(max_components: int = 9) -> ComponentTable:
@@ -73,8 +74,8 @@ def test_the_first_pass_takes_the_largest_magnitude_over_all_texts() -> None:
     assert measured()["maxima"].tolist() == [9, 0, 8, 4]
 
 
-def test_the_sides_are_told_apart_on_the_mean_tokens_of_discovery_texts_alone() -> None:
-    # "c" is fresh. The base has "a" with means 2, 0, -4, 1, the intervention "b".
+def test_the_sides_are_told_apart_on_the_mean_tokens_of_choosing_texts_alone() -> None:
+    # "c" is not one. The base has "a" with means 2, 0, -4, 1, the intervention "b".
     found = measured()
     assert found["n"].tolist() == [1, 1]
     assert found["sums"].tolist() == [[2, 0, -4, 1], [6, 0, 2, -4]]
@@ -153,9 +154,50 @@ def test_chunks_are_joined_in_their_order() -> None:
 def test_activations_that_are_not_finite_are_refused() -> None:
     bad = batch((0,), [[np.inf, 0, 0, 0]])
     with pytest.raises(UsageError, match=r"found inf in mlp:0"):
-        measure_chunk([bad], MODULES, IS_INTERVENTION, IS_DISCOVERY)
+        measure_chunk([bad], MODULES, IS_INTERVENTION, IS_CHOOSING)
     with pytest.raises(UsageError, match=r"found inf in mlp:0"):
         read((bad,), table_of())
+
+
+def null_findings(seed: int, is_divided: bool) -> tuple[list[float], list[float]]:
+    """P-values and advantages (AUC above one half, in the direction of the choice) of 8 components
+    found among the 20 of 1,000 that a pass kept; no component tells the sides apart.
+
+    40 prompts with 2 texts per side, of one token. Undivided, all texts choose the 20.
+    """
+    rng = np.random.default_rng(seed)
+    texts = rng.standard_normal((160, 1, 1000)).astype(np.float32)
+    keys = [f"t{i}" for i in range(160)]
+    prompts = [f"p{i // 4}" for i in range(160)]
+    sides = np.arange(160) % 2 == 1
+    modules = {"mlp": 1000}
+    whole = Read(tuple(range(160)), {"mlp": texts}, np.ones((160, 1), dtype=bool))
+    chosen_on = choosing_prompts(prompts, [0] * 160, seed) if is_divided else frozenset(prompts)
+    is_choosing = np.array([prompt in chosen_on for prompt in prompts])
+    table = choose_table([measure_chunk([whole], modules, sides, is_choosing)], modules, 20)
+    assert len(table.labels) == 20
+    chunk = read_chunk([whole], keys, table, firing_thresholds(table))
+    found = find_selective(
+        join_chunks([chunk], [keys], table), prompts, sides, seed=seed, n_shown=8, n_draws=999,
+        chosen_on=chosen_on if is_divided else (),
+    )  # fmt: skip
+    sign = [np.sign(one.auc_selection - 0.5) for one in found]
+    advantages = [(one.auc - 0.5) * s for one, s in zip(found, sign, strict=True)]
+    return [one.p_value for one in found], advantages
+
+
+def test_components_that_were_chosen_are_tested_on_prompts_that_did_not_choose_them() -> None:
+    fair, unfair = (
+        np.concatenate([null_findings(seed, is_divided) for seed in range(40)], axis=1)
+        for is_divided in (True, False)
+    )
+    # 320 tests at 5%: a share of 0.05 with a standard deviation of 0.012. An AUC of 2 against 2
+    # texts has a variance of 5 / 48, a mean of 20 prompts and 320 tests a standard error of 0.004.
+    assert np.mean(fair[0] <= 0.05) < 0.09
+    assert abs(fair[1].mean()) < 0.012
+    # Prompts that choose and test find differences where there are none.
+    assert np.mean(unfair[0] <= 0.05) > 0.12
+    assert unfair[1].mean() > 0.05
 
 
 @settings(max_examples=50, deadline=None)

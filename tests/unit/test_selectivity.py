@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from whatchanged.activations.selectivity import (
     TextSummaries,
     auc_interval,
+    choosing_prompts,
     find_selective,
     join_summaries,
     summarize_texts,
@@ -198,6 +199,56 @@ def test_the_correction_counts_every_component_and_not_only_the_chosen() -> None
     # No draw of the null is as extreme: 2 / (1 + 1999), times 500 components.
     assert one.p_value == 0.001
     assert one.p_adjusted == pytest.approx(0.5)
+
+
+def test_no_prompt_on_which_components_were_chosen_is_held_out() -> None:
+    texts, prompts, is_supporting = invented(n_prompts=16, n_components=1)
+    # The component tells the kinds apart on the spent prompts alone.
+    spent = {f"p{i}" for i in range(5)}
+    is_spent = np.array([prompt in spent for prompt in prompts])
+    texts.values[:] = np.random.default_rng(4).standard_normal(texts.values.shape)
+    texts.values[is_spent & is_supporting] += 50
+    for seed in range(10):
+        (one,) = find_selective(texts, prompts, is_supporting, seed=seed, chosen_on=spent)
+        # 8 of the other 11 prompts are held out, as without any spent, with 6 texts each.
+        assert (one.n_prompts, one.n_supporting, one.n_other) == (8, 24, 24)
+        assert one.auc_selection > 0.6
+        assert one.auc < 0.8
+
+
+def test_where_more_than_half_of_the_prompts_are_spent_the_others_are_held_out() -> None:
+    texts, prompts, is_supporting = invented(n_prompts=16, n_components=2)
+    spent = {f"p{i}" for i in range(13)}
+    one, _ = find_selective(texts, prompts, is_supporting, seed=0, chosen_on=spent)
+    assert (one.n_prompts, one.n_supporting, one.n_other) == (3, 9, 9)
+    everything = find_selective(texts, prompts, is_supporting, seed=0, chosen_on=set(prompts))
+    assert {(one.p_value, one.n_prompts) for one in everything} == {(1.0, 0)}
+
+
+def test_prompts_with_one_kind_are_divided_apart_from_those_with_both() -> None:
+    texts, prompts, is_supporting = invented(n_prompts=12, n_components=1)
+    # Prompts 0 to 3 have both kinds, the others supporting texts only; 2 + 4 prompts are held out.
+    is_supporting = is_supporting | (np.arange(72) >= 24)
+    (one,) = find_selective(texts, prompts, is_supporting, seed=0, chosen_on={"p0", "p7", "p8"})
+    assert (one.n_prompts, one.n_supporting, one.n_other) == (2, 2 * 3 + 4 * 6, 2 * 3)
+
+
+def test_half_of_the_prompts_choose_whatever_the_order_and_as_the_seed_says() -> None:
+    prompts = [f"p{i}" for i in range(9)]
+    chosen = choosing_prompts([*prompts, *prompts[::2]], [0] * 14, 0)
+    assert len(chosen) == 4
+    assert chosen == choosing_prompts(prompts[::-1], [0] * 9, 0) < set(prompts)
+    assert len({choosing_prompts(prompts, [0] * 9, seed) for seed in range(20)}) > 10
+    assert choosing_prompts(["p"], [0], 0) == choosing_prompts([], [], 0) == frozenset()
+
+
+def test_half_of_the_prompts_of_each_cluster_choose() -> None:
+    # Prompts 0 to 5 have two texts in cluster 3 and one elsewhere, 6 to 9 lie in cluster 7.
+    prompts = [f"p{i}" for i in range(6) for _ in range(3)] + [f"p{i}" for i in range(6, 10)]
+    labels = [3, 7, 3] * 6 + [7] * 4
+    for seed in range(20):
+        chosen = {int(key[1:]) for key in choosing_prompts(prompts, labels, seed)}
+        assert (len([i for i in chosen if i < 6]), len(chosen)) == (3, 5)
 
 
 def test_equal_seeds_give_equal_answers() -> None:

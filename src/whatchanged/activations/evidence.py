@@ -3,7 +3,7 @@ from others and the sides from each other, beside a control, and what the direct
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ def select_units(
     *,
     seed: int,
     n_shown: int,
+    chosen_on: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Rows (`SELECTIVE_COLUMNS`) of the components and component clusters that best tell the two
     kinds of a contrast apart, best first.
@@ -51,7 +52,8 @@ def select_units(
     `summaries` (controls included) and `clusters` are of all texts that were read, and
     `prompt_keys` are theirs. Components and clusters are chosen, tested and corrected together.
     `control_auc` is the same figure of the best direction drawn at random: a component that does
-    no better than it shows only that the texts differ.
+    no better than it shows only that the texts differ. `chosen_on`: the prompts on which these
+    components were chosen from more, of which `find_selective` holds none out.
     """
     drawn = is_control(summaries.labels)
     own = TextSummaries(
@@ -65,7 +67,7 @@ def select_units(
     def find(texts: TextSummaries, n: int) -> list[Selectivity]:
         return find_selective(
             _part(texts, rows=contrast.rows), keys, contrast.is_supporting, seed=seed, n_shown=n,
-            n_draws=_N_DRAWS,
+            n_draws=_N_DRAWS, chosen_on=chosen_on,
         )  # fmt: skip
 
     best = find(control, 1) if drawn.any() else []

@@ -66,15 +66,23 @@ class ExampleTable:
             wide[place, rank] = column[good]
             kept[who] = np.take_along_axis(wide, order, axis=1)
 
-    def merge(self, later: ExampleTable, first_text: int) -> None:
-        """Take in a table of later texts, whose text 0 is this one's text `first_text`."""
+    def spread(self, n_units: int, places: NDArray[np.int64]) -> ExampleTable:
+        """The table of `n_units` in which the units of this one have the `places (n,)`."""
+        wide = ExampleTable(n_units, self.k)
+        for name in _COLUMNS:
+            getattr(wide, name)[places] = getattr(self, name)
+        return wide
+
+    def merge(self, later: ExampleTable, first_text: int, places: NDArray[np.int64]) -> None:
+        """Take in a table of later texts, whose text 0 is this one's text `first_text`, and whose
+        unit i is this one's unit `places[i]`."""
         # Equal keys in ascending text number, so that `offer` keeps the earlier one.
         order = np.argsort(later.texts, axis=1, kind="stable")
         flat = {
             name: np.take_along_axis(getattr(later, name), order, 1).ravel() for name in _COLUMNS
         }
         there = flat["texts"] != _NO_TEXT
-        units = np.repeat(np.arange(len(later.texts)), later.k)
+        units = np.repeat(places, later.k)
         self.offer(
             units[there],
             flat["keys"][there],

@@ -1,4 +1,4 @@
-"""Histograms of positive values without edges to choose: eight bins per factor of two.
+"""Histograms of magnitudes without edges to choose: eight bins per factor of two.
 
 A bin is the upper bits of a float32: its exponent and three bits of its fraction, from 2^-12 up to
 2^12; what is smaller or larger has one bin each. Histograms of shards merge by addition, and a

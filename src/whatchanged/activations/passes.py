@@ -42,16 +42,17 @@ def measure_chunk(
     batches: Iterable[Batch],
     modules: Mapping[str, int],
     is_intervention: NDArray[np.bool_],
-    is_discovery: NDArray[np.bool_],
+    is_choosing: NDArray[np.bool_],
 ) -> Arrays:
     """The first pass over a chunk of texts: `maxima (n_components,)` over all of its tokens, and
-    the `SideMoments` of its discovery texts. The sides are `(n_texts,)`."""
+    the `SideMoments` of the texts by which components are chosen, which nothing tests again (those
+    of `selectivity.choosing_prompts`). Both flags are `(n_texts,)`."""
     maxima = ComponentMaxima(modules)
     moments = SideMoments(sum(modules.values()))
     for batch in batches:
         maxima.add(batch.activations, batch.mask)
         rows = np.asarray(batch.rows)
-        seen = is_discovery[rows]
+        seen = is_choosing[rows]
         means = np.concatenate(
             [_mean_activations(batch.activations[name], batch.mask) for name in modules], axis=1
         )

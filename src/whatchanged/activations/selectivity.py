@@ -8,7 +8,8 @@ direction drawn at random separates them too. Compare with such a control
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.errors import UsageError
+from whatchanged.keys import content_key
 from whatchanged.stats import Interval, auc, benjamini_hochberg, permutation_p_value
 
 Statistic: TypeAlias = Literal["maximum", "reverse_maximum", "firing_rate"]
@@ -136,12 +138,34 @@ def join_summaries(parts: Sequence[TextSummaries]) -> TextSummaries:
     return TextSummaries(keys, parts[0].labels, np.concatenate([part.values for part in parts]))
 
 
+def choosing_prompts(
+    prompt_keys: Sequence[str], labels: Sequence[int], seed: int
+) -> frozenset[str]:
+    """The half of the prompts on which components may be chosen before `find_selective` sees them;
+    the others stay fresh for its tests.
+
+    A key and a text cluster per text. The half is every second prompt in an order that keys and
+    seed decide, counted among those whose texts lie mostly in one cluster: a cluster has few
+    prompts, and a coin per prompt would leave some without any to test on.
+    """
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for key, label in zip(prompt_keys, labels, strict=True):
+        counts[key][label] += 1
+
+    def place(key: str) -> tuple[int, str]:
+        cluster = min(counts[key], key=lambda label: (-counts[key][label], label))
+        return cluster, content_key("choosing prompt", seed, key)
+
+    return frozenset(sorted(counts, key=place)[1::2])
+
+
 def find_selective(
     texts: TextSummaries,
     prompt_keys: Sequence[str],
     is_supporting: NDArray[np.bool_],
     *,
     seed: int,
+    chosen_on: Collection[str] = (),
     n_shown: int = 20,
     n_draws: int = 100_000,
     confidence: float = 0.95,
@@ -155,6 +179,9 @@ def find_selective(
     The prompts are divided at random into halves, which share no prompt. On one half, each
     component gets the statistic, and the best components get chosen, by the AUC within prompts. On
     the other, those are measured and tested: the winner of many is flattered only on the first.
+    Where the components of `texts` are themselves chosen from more, by how the kinds differ,
+    `chosen_on` are the prompts that this looked at (`choosing_prompts`): none of them is held out,
+    and as many others as make half, as far as there are.
     The p-value is two-sided, by permutation within prompts. Benjamini and Hochberg's correction
     counts every component of `texts`, with a p-value of 1 where it was not chosen.
 
@@ -176,7 +203,8 @@ def find_selective(
         )
     _, prompts = np.unique(np.asarray(prompt_keys, dtype=object), return_inverse=True)
     rng = np.random.default_rng(seed)
-    is_held_out = _held_out(prompts, supporting, rng)
+    is_spent = np.array([key in chosen_on for key in prompt_keys], dtype=bool)
+    is_held_out = _held_out(prompts, supporting, is_spent, rng)
     selection, held_out = (
         _Half(texts.values[rows], prompts[rows], supporting[rows])
         for rows in (~is_held_out, is_held_out)
@@ -207,17 +235,23 @@ class _Choice:
 
 
 def _held_out(
-    prompts: NDArray[np.int64], is_supporting: NDArray[np.bool_], rng: np.random.Generator
+    prompts: NDArray[np.int64],
+    is_supporting: NDArray[np.bool_],
+    is_spent: NDArray[np.bool_],
+    rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """Which texts are held out `(n_texts,)`: every second prompt in a random order, counted among
-    the prompts with both kinds of texts and among the rest, so that both halves have some."""
+    """Which texts are held out `(n_texts,)`: of half of the prompts, drawn from those that are not
+    spent, counted among the prompts with both kinds of texts and among the rest, so that both
+    halves have some."""
     n_prompts = int(prompts.max()) + 1
     n_texts = np.bincount(prompts, minlength=n_prompts)
     n_supporting = np.bincount(prompts[is_supporting], minlength=n_prompts)
     is_mixed = (n_supporting > 0) & (n_supporting < n_texts)
+    is_free = np.bincount(prompts[is_spent], minlength=n_prompts) == 0
     is_out = np.zeros(n_prompts, dtype=bool)
-    for group in (np.flatnonzero(is_mixed), np.flatnonzero(~is_mixed)):
-        is_out[rng.permutation(group)[1::2]] = True
+    for group in (is_mixed, ~is_mixed):
+        free = rng.permutation(np.flatnonzero(group & is_free))
+        is_out[free[: int(group.sum()) // 2]] = True
     return is_out[prompts]
 
 

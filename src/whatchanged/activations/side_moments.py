@@ -1,7 +1,8 @@
 """How far the two sides are apart on each component, streamed: which ones are worth keeping.
 
 A large model has hundreds of thousands of neurons; co-activations and tables have room for
-thousands. What is kept is chosen on discovery texts alone, so that fresh texts can test it.
+thousands. What is kept is chosen on the discovery texts of half of their prompts alone
+(`selectivity.choosing_prompts`), so that fresh texts, and those of the other half, can test it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 A *unit* is a component (its number) or a component cluster (n_components + its number). Everything
 is kept per side and unit, so arrays begin `(2, n_units, ...)`, the base first. A unit *fires* on a
-token where its activation is positive; its *peak* on a text is its largest activation there.
+token where its activation is not 0, at the *pole* of that sign; its *peak* on a text at a pole is
+its activation of the largest magnitude there. Tokens and pairs of units that fire together are
+counted at the positive pole alone.
 
 Summaries of shards merge. Counts, histograms, examples and samples then equal those of one run to
 the bit, whatever the batches were; sums to rounding.
@@ -12,40 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.activations.coactivation import ClusterPairs, MemberPairs
 from whatchanged.activations.events import Events, Extractor, cluster_block
-from whatchanged.activations.examples import ExampleTable
 from whatchanged.activations.groups import ComponentGroups
-from whatchanged.activations.histograms import N_BINS, bins_of
+from whatchanged.activations.poles import (
+    N_SIDES,
+    POLES,
+    Arrays,
+    IntArray,
+    Pairs,
+    PoleName,
+    PoleSummaries,
+    TextRows,
+    part_of,
+)
 from whatchanged.activations.token_counts import TokenCounts
 from whatchanged.errors import UsageError
-
-IntArray: TypeAlias = NDArray[np.int64]
-Arrays: TypeAlias = dict[str, NDArray[Any]]
-
-N_SIDES = 2
-N_POSITIONS = 10
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class TextRows:
-    """The texts whose tokens are the rows of a record.
-
-    `numbers (n_texts,)` ascending over the whole store; `is_intervention (n_texts,)`;
-    `priorities (n_texts,)` in [0, 1): each text's own random number; `starts (n_texts + 1,)`: the
-    rows of text i are `starts[i]` up to `starts[i + 1]`; `token_ids (n_rows,)`.
-    """
-
-    numbers: IntArray
-    is_intervention: NDArray[np.bool_]
-    priorities: NDArray[np.float64]
-    starts: IntArray
-    token_ids: NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -59,13 +48,10 @@ class _UnitEvents:
 
 
 class Summaries:
-    """What has been seen of every unit. `top` and `sample` hold `(2 * n_units, k)` examples: row
-    `side * n_units + unit`; `sample` is uniform over the texts on which the unit fires.
+    """What has been seen of every unit; `poles` has what is kept per pole, the examples included.
 
-    `n_tokens`, `n_texts (2,)`: all that was seen. `n_firing`, `n_firing_texts`, `sums`, `squares`,
-    `largest` and `smallest` (both at least/at most 0) `(2, n_units)`: over all tokens, silent ones
-    included. `positions (2, n_units, 10)`: where in a text the peak is. `histograms (2, n_units,
-    N_BINS)` of positive activations, `peak_histograms` of the clusters' and components' peaks.
+    `n_tokens`, `n_texts (2,)`: all that was seen. `n_firing`, `n_firing_texts`, `sums` and
+    `squares (2, n_units)`: over all tokens, silent ones included, and both poles.
     """
 
     def __init__(self, groups: ComponentGroups, k: int = 20, n_sample: int = 50) -> None:
@@ -75,12 +61,11 @@ class Summaries:
         self.n_tokens, self.n_texts = np.zeros(N_SIDES, np.int64), np.zeros(N_SIDES, np.int64)
         self.n_firing, self.n_firing_texts = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self.sums, self.squares = np.zeros(shape), np.zeros(shape)
-        self.largest, self.smallest = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.positions = np.zeros((*shape, N_POSITIONS), np.int64)
-        self.histograms = np.zeros((*shape, N_BINS), np.uint32)
-        self.peak_histograms = np.zeros((*shape, N_BINS), np.uint32)
-        self.top = ExampleTable(N_SIDES * self.n_units, k)
-        self.sample = ExampleTable(N_SIDES * self.n_units, n_sample)
+        self.poles: dict[PoleName, PoleSummaries] = {
+            pole: PoleSummaries(pole, self.n_units, k, n_sample) for pole in POLES
+        }
+        # Nearly every unit fires there: room at once, or it would grow batch after batch.
+        self.poles["positive"].hold(np.arange(self.n_units))
         self.tokens = TokenCounts(N_SIDES * groups.n_clusters)
         self.cluster_pairs = ClusterPairs(groups.n_clusters)
         self.member_pairs = MemberPairs(groups)
@@ -115,7 +100,7 @@ class Summaries:
             self.member_pairs.add(side, events, side_of_row == side)
 
     def _count(self, found: _UnitEvents, texts: TextRows) -> None:
-        """Statistics, histograms and examples of the pairs of a unit and a text."""
+        """Statistics of the pairs of a unit and a text, and what their poles keep."""
         if not len(found.values):
             return
         n_texts = len(texts.numbers)
@@ -125,50 +110,18 @@ class Summaries:
         )
         pair_of_event += text_of_row.take(found.rows)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(pair_of_event)) + 1])
-        pairs = pair_of_event[starts]
-        text, unit = pairs % n_texts, found.units[pairs // n_texts]
-        place = texts.is_intervention[text] * self.n_units + unit
+        which, text = np.divmod(pair_of_event[starts], n_texts)
+        sizes = np.diff(starts, append=len(pair_of_event))
+        pairs = Pairs(found.units[which], text, sizes, found.rows, found.values)
+        place = texts.is_intervention[text] * self.n_units + pairs.units
         wide = found.values.astype(np.float64)
-        peaks = np.maximum.reduceat(found.values, starts)
         self._add_flat("sums", place, np.add.reduceat(wide, starts))
         self._add_flat("squares", place, np.add.reduceat(np.square(wide, out=wide), starts))
-        np.maximum.at(self.largest.reshape(-1), place, peaks)
-        sizes = np.diff(starts, append=len(pair_of_event))
-        place_of_event = np.repeat(place, sizes)
-        values = found.values
-        n_firing = sizes
-        if values.min() < 0:
-            np.minimum.at(self.smallest.reshape(-1), place, np.minimum.reduceat(values, starts))
-            fires = values > 0
-            n_firing = np.add.reduceat(fires.astype(np.int64), starts)
-            place_of_event, values = place_of_event[fires], values[fires]
-        self._add_flat("n_firing", place, n_firing)
-        bins = place_of_event * N_BINS
-        bins += bins_of(values)
-        np.add.at(self.histograms.reshape(-1), bins, np.uint32(1))
-        good = np.flatnonzero(peaks > 0)
-        first = _first_of_peaks(found.values, peaks, sizes, starts)[good]
-        position = found.rows[first] - texts.starts[text[good]]
-        self._take_peaks(place[good], peaks[good], text[good], position, texts)
-
-    def _take_peaks(
-        self,
-        place: IntArray,
-        peaks: NDArray[np.float32],
-        text: IntArray,
-        position: IntArray,
-        texts: TextRows,
-    ) -> None:
-        """Everything that counts texts, from the pairs of a unit and a text on which it fires."""
+        self._add_flat("n_firing", place, sizes)
         self._add_flat("n_firing_texts", place, None)
-        np.add.at(self.peak_histograms.reshape(-1), place * N_BINS + bins_of(peaks), np.uint32(1))
-        lengths = np.diff(texts.starts)[text]
-        np.add.at(
-            self.positions.reshape(-1), place * N_POSITIONS + position * N_POSITIONS // lengths, 1
-        )
-        numbers = texts.numbers[text]
-        self.top.offer(place, peaks, peaks, numbers, position)
-        self.sample.offer(place, texts.priorities[text], peaks, numbers, position)
+        self.poles["positive"].add(pairs.at("positive"), texts)
+        if found.values.min() < 0:
+            self.poles["negative"].add(pairs.at("negative"), texts)
 
     def _add_flat(self, name: str, place: IntArray, weights: NDArray[Any] | None) -> None:
         """Add weights (or ones) at `side * n_units + unit`. Counts below 2^53 are exact."""
@@ -188,26 +141,25 @@ class Summaries:
                 f" {theirs}: collect all shards with one set of components"
             )
         first = int(self.n_texts.sum())
-        self.top.merge(later.top, first)
-        self.sample.merge(later.sample, first)
-        for name in ("n_tokens", "n_texts", *_UNIT_ADDED):
+        for pole in POLES:
+            self.poles[pole].merge(later.poles[pole], first)
+        for name in _STORED:
             table = getattr(self, name)
             table += getattr(later, name)
-        np.maximum(self.largest, later.largest, out=self.largest)
-        np.minimum(self.smallest, later.smallest, out=self.smallest)
         self.tokens.merge(later.tokens)
         self.cluster_pairs.counts += later.cluster_pairs.counts
         self.member_pairs.counts += later.member_pairs.counts
 
     def example_texts(self) -> IntArray:
-        """The numbers of all texts among the top and the samples, ascending."""
-        return np.union1d(self.top.all_texts(), self.sample.all_texts())
+        """The numbers of all texts among the top and the samples of both poles, ascending."""
+        return np.union1d(*(self.poles[pole].example_texts() for pole in POLES))
 
     def arrays(self) -> Arrays:
         """Everything, for storing."""
         arrays: Arrays = {name: getattr(self, name) for name in _STORED}
-        arrays |= {f"top.{name}": part for name, part in self.top.arrays().items()}
-        arrays |= {f"sample.{name}": part for name, part in self.sample.arrays().items()}
+        for pole in POLES:
+            parts = self.poles[pole].arrays()
+            arrays |= {f"{pole}.{name}": part for name, part in parts.items()}
         arrays |= {f"tokens.{name}": part for name, part in self.tokens.arrays().items()}
         arrays["cluster_pairs"] = self.cluster_pairs.counts
         arrays["member_pairs"] = self.member_pairs.counts
@@ -216,37 +168,20 @@ class Summaries:
     @classmethod
     def from_arrays(cls, groups: ComponentGroups, arrays: Mapping[str, NDArray[Any]]) -> Summaries:
         """What `arrays` gave."""
-        found = cls(groups, arrays["top.keys"].shape[1], arrays["sample.keys"].shape[1])
+        k, n_sample = (arrays[f"{POLES[0]}.{name}.keys"].shape[1] for name in ("top", "sample"))
+        found = cls(groups, k, n_sample)
         for name in _STORED:
             setattr(found, name, np.array(arrays[name]))
-        found.top = ExampleTable.from_arrays(_part(arrays, "top."))
-        found.sample = ExampleTable.from_arrays(_part(arrays, "sample."))
-        found.tokens = TokenCounts.from_arrays(_part(arrays, "tokens."))
+        for pole in POLES:
+            found.poles[pole].restore(part_of(arrays, f"{pole}."))
+        found.tokens = TokenCounts.from_arrays(part_of(arrays, "tokens."))
         found.cluster_pairs.counts = np.array(arrays["cluster_pairs"])
         found.member_pairs.counts = np.array(arrays["member_pairs"])
         return found
 
     def _shape(self) -> tuple[int, int, int, int]:
-        return self.groups.n_components, self.groups.n_clusters, self.top.k, self.sample.k
+        own = self.poles["positive"]
+        return self.groups.n_components, self.groups.n_clusters, own.top.k, own.sample.k
 
 
-_UNIT_ADDED = (
-    "n_firing", "n_firing_texts", "sums", "squares", "positions", "histograms", "peak_histograms",
-)  # fmt: skip
-_STORED = ("n_tokens", "n_texts", *_UNIT_ADDED, "largest", "smallest")
-
-
-def _first_of_peaks(
-    values: NDArray[np.float32], peaks: NDArray[np.float32], sizes: IntArray, starts: IntArray
-) -> IntArray:
-    """For each run of events the index of the first that has the run's largest value."""
-    at_peak = np.flatnonzero(values == np.repeat(peaks, sizes))
-    return at_peak[np.searchsorted(at_peak, starts)]
-
-
-def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
+_STORED = ("n_tokens", "n_texts", "n_firing", "n_firing_texts", "sums", "squares")

@@ -30,9 +30,9 @@ def tabulate_components(
 ) -> pd.DataFrame:
     """`COMPONENT_COLUMNS`, a row per living component, controls included.
 
-    `maximum` is its largest magnitude over the texts, `threshold` where it counts as firing, the
-    rates are the mean share of a text's tokens on which it does, per side (nan without a text of
-    the side); `cluster` is missing for a component in none.
+    `maximum` is its largest magnitude over the texts, `threshold` the magnitude beyond which it
+    counts as firing, the rates are the mean share of a text's tokens on which it does, with either
+    sign, per side (nan without a text of the side); `cluster` is missing for a component in none.
     """
     rates = [_mean_rate(summaries, is_intervention == side) for side in (False, True)]
     cluster_of = {

@@ -1,7 +1,8 @@
 """The parts about what fires inside the models: what tells texts apart, and each component.
 
 Only components that a table of the collection names have a part of their own. Values keep their
-sign: a projection has two poles, and some neurons answer with negative values only.
+sign: a projection has two poles, and some neurons answer with negative values only. What is shown
+of a component is its stronger pole.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whatchanged.activations.evidence import CONTRIBUTION_COLUMNS, SELECTIVE_COLUMNS, is_control
-from whatchanged.activations.histograms import N_BINS, bin_edges, bins_of
+from whatchanged.activations.histograms import bin_edges
+from whatchanged.activations.poles import PoleName
 from whatchanged.activations.tables import COMPONENT_COLUMNS, TOKEN_COLUMNS
 from whatchanged.dashboard.columns import encode_part
 from whatchanged.dashboard.rows import Rows
-from whatchanged.dashboard.text_parts import SIDES, Split, count_units
+from whatchanged.dashboard.text_parts import Split, count_units
 from whatchanged.errors import WhatchangedError
-from whatchanged.store.activation_reader import ActivationStore
+from whatchanged.store.activation_reader import ActivationStore, Example
 
 if TYPE_CHECKING:
     from whatchanged.store.runs import Run
@@ -69,12 +71,9 @@ class _Fired:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pole:
-    """Where a unit is strongest, per side: a histogram of magnitudes, counts, and examples."""
+class _Shown:
+    """The texts that a unit is shown on, per side."""
 
-    histograms: NDArray[np.int64]
-    n_firing: list[int]
-    n_firing_texts: list[int]
     top: list[list[_Fired]]
     quantiles: list[list[_Fired]]
 
@@ -113,7 +112,7 @@ class ActivationParts:
         named = [*selective["unit"], *tokens["unit"], *(_DIRECTIONS + self._contributions["label"])]
         self.units = [str(unit) for unit in dict.fromkeys(named) if unit in known]
         self._numbers = {unit: i for i, unit in enumerate(self.units)}
-        self._poles: dict[str, _Pole] = {}
+        self._shown: dict[str, _Shown] = {}
 
     def encode(self) -> bytes:
         """What is selective where, what contributed to what, and the units with their figures.
@@ -153,29 +152,32 @@ class ActivationParts:
     def encode_unit(self, i: int, split: Split | None) -> bytes:
         """One component or component cluster: histogram, counts and examples per side.
 
+        Histogram and examples are of the stronger pole (`is_reversed`: the negative one), counts
+        of tokens and texts on which the unit is not 0, as the rates of `activations` are.
         Its texts are told once, with the activation of each token; `top` and `quantiles` number
         them, per side. Without `split`, tokens have no lengths (`has_pieces` 0).
         """
         unit = self.units[i]
-        pole = self._pole(unit)
-        groups = {"top": pole.top, "quantiles": pole.quantiles}
+        shown, number = self._show(unit), self._found.store.unit_number(unit)
+        summaries, pole = self._found.store.summaries, self._pole(unit)
+        groups = {"top": shown.top, "quantiles": shown.quantiles}
         texts = {
             fired.row: fired
-            for fired in [*self._quoted(unit), *_flat(pole.quantiles), *_flat(pole.top)]
+            for fired in [*self._quoted(unit), *_flat(shown.quantiles), *_flat(shown.top)]
         }
         place = {row: i for i, row in enumerate(texts)}
-        edges, bars = _draw(pole.histograms)
+        edges, bars = _draw(summaries.poles[pole].of_unit("histograms", number))
         cluster, members = self._members(unit)
         values = {
             "label": unit,
-            "is_reversed": self._is_reversed(unit),
+            "is_reversed": pole == "negative",
             "cluster": cluster,
             "members": members[:MAX_MEMBERS],
             "n_members": len(members),
             "edges": edges,
             "bars": bars,
-            "n_firing": pole.n_firing,
-            "n_firing_texts": pole.n_firing_texts,
+            "n_firing": summaries.n_firing[:, number].tolist(),
+            "n_firing_texts": summaries.n_firing_texts[:, number].tolist(),
             **{
                 name: [[place[fired.row] for fired in side] for side in group]
                 for name, group in groups.items()
@@ -188,8 +190,8 @@ class ActivationParts:
         found = {
             fired.row
             for unit in self.units
-            for pole in [self._pole(unit)]
-            for fired in [*_flat(pole.top), *_flat(pole.quantiles)]
+            for shown in [self._show(unit)]
+            for fired in [*_flat(shown.top), *_flat(shown.quantiles)]
         }
         return np.array(sorted(found), dtype=np.int64)
 
@@ -239,71 +241,35 @@ class ActivationParts:
         members = [groups.labels[i] for i in np.flatnonzero(groups.cluster_of == number)]
         return groups.clusters[number], members
 
-    def _number(self, unit: str) -> int:
-        """The unit's place in the summaries."""
-        groups = self._found.store.groups
-        if unit in groups.clusters:
-            return groups.n_components + groups.cluster_number(unit)
-        return int(groups.component_numbers([unit])[0])
-
-    def _is_reversed(self, unit: str) -> bool:
-        """Whether the unit is strongest where it is negative."""
-        summaries, n = self._found.store.summaries, self._number(unit)
-        return bool(-summaries.smallest[:, n].min() > summaries.largest[:, n].max())
-
-    def _pole(self, unit: str) -> _Pole:
-        # The summaries know positive activations, on every text; of negative ones there is what the
-        # stored texts hold, all of which must be read for it.
-        if unit not in self._poles:
-            read = self._negative_pole if self._is_reversed(unit) else self._positive_pole
-            self._poles[unit] = read(unit)
-        return self._poles[unit]
-
-    def _positive_pole(self, unit: str) -> _Pole:
-        store, n = self._found.store, self._number(unit)
-
-        def rows_of(query: Any, side: int) -> list[_Fired]:
-            found = []
-            for example in query(unit, N_EXAMPLES, side):
-                values = example.activations
-                if not len(values):
-                    values = np.zeros(len(example.token_ids), np.float32)
-                    values[example.position] = example.value
-                found += [_Fired(row, values) for row in self._rows.find([example.text_key])]
-            return found
-
-        summaries = store.summaries
-        return _Pole(
-            summaries.histograms[:, n].astype(np.int64),
-            summaries.n_firing[:, n].tolist(),
-            summaries.n_firing_texts[:, n].tolist(),
-            [rows_of(store.top, side) for side in (0, 1)],
-            [rows_of(store.quantiles, side) for side in (0, 1)],
-        )
-
-    def _negative_pole(self, unit: str) -> _Pole:
+    def _pole(self, unit: str) -> PoleName:
+        """The pole at which the unit is stronger; the positive one among equals."""
         store = self._found.store
-        read = store.cluster_rows if unit in store.groups.clusters else store.component_rows
-        histograms = np.zeros((2, N_BINS), np.int64)
-        fired: list[list[_Fired]] = [[], []]
-        for stored in read(unit):
-            negative = stored.activations < 0
-            if not negative.any():
-                continue
-            for row in self._rows.find([stored.text_key]):
-                side = int(self._is_intervention[row])
-                strength = np.ascontiguousarray(-stored.activations[negative], dtype=np.float32)
-                np.add.at(histograms[side], bins_of(strength), 1)
-                # A copy: what is shown must not keep a whole batch in memory.
-                fired[side].append(_Fired(row, stored.activations.copy()))
-        ordered = [sorted(part, key=lambda one: float(one.values.min())) for part in fired]
-        return _Pole(
-            histograms,
-            histograms.sum(axis=1).tolist(),
-            [len(part) for part in fired],
-            [part[:N_EXAMPLES] for part in ordered],
-            [_evenly(part[::-1]) for part in ordered],
+        positive, negative = (
+            store.summaries.poles[pole].of_unit("largest", store.unit_number(unit)).max()
+            for pole in ("positive", "negative")
         )
+        return "negative" if negative > positive else "positive"
+
+    def _show(self, unit: str) -> _Shown:
+        if unit not in self._shown:
+            store, pole = self._found.store, self._pole(unit)
+            self._shown[unit] = _Shown(
+                *(
+                    [self._fired(query(unit, N_EXAMPLES, side, pole)) for side in (0, 1)]
+                    for query in (store.top, store.quantiles)
+                )
+            )
+        return self._shown[unit]
+
+    def _fired(self, examples: Iterable[Example]) -> list[_Fired]:
+        found = []
+        for example in examples:
+            values = example.activations
+            if not len(values):
+                values = np.zeros(len(example.token_ids), np.float32)
+                values[example.position] = example.value
+            found += [_Fired(row, values) for row in self._rows.find([example.text_key])]
+        return found
 
     def _quoted(self, unit: str) -> list[_Fired]:
         """The quoted texts on which the unit was looked at."""
@@ -318,10 +284,6 @@ class ActivationParts:
                 values[np.asarray(places, dtype=np.int64)] = np.asarray(fires, dtype=np.float32)
                 found.append(_Fired(row, values))
         return found
-
-    @cached_property
-    def _is_intervention(self) -> NDArray[np.bool_]:
-        return (self._rows.texts["side"] == SIDES[1]).to_numpy(dtype=bool)
 
     def _token_columns(self, texts: Sequence[_Fired], split: Split | None) -> dict[str, Any]:
         own = self._rows.texts
@@ -362,13 +324,7 @@ def _flat(sides: Iterable[Sequence[_Fired]]) -> list[_Fired]:
     return [fired for side in sides for fired in side]
 
 
-def _evenly(ordered: Sequence[_Fired]) -> list[_Fired]:
-    """Up to `N_EXAMPLES` at even distances, both ends among them."""
-    places = np.linspace(0, len(ordered) - 1, min(N_EXAMPLES, len(ordered)))
-    return [ordered[int(place)] for place in np.round(places)]
-
-
-def _draw(histograms: NDArray[np.int64]) -> tuple[list[float], list[list[int]]]:
+def _draw(histograms: NDArray[np.integer[Any]]) -> tuple[list[float], list[list[int]]]:
     """The bins that hold something, joined until there are at most `MAX_BARS`: their edges
     (magnitudes) and counts per side. Nothing fired: no bars."""
     (filled,) = np.nonzero(histograms.sum(axis=0))

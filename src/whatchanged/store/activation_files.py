@@ -25,7 +25,7 @@ from whatchanged.keys import bytes_digest, file_digest
 from whatchanged.store import atomic, codec
 from whatchanged.store.segments import Segment, file_parts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Keep = Literal["all", "sample", "summaries"]
 
 _MANIFEST, _COMPONENTS = "manifest.json", "components.json"
@@ -99,7 +99,7 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest | None:
     """The state of the store, None where the folder holds none.
 
-    Raises InputError for a manifest that cannot be read or that a newer version wrote.
+    Raises InputError for a manifest that cannot be read or that another version wrote.
     """
     path = folder / _MANIFEST
     try:
@@ -113,6 +113,11 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise InputError(
             f"the activation store {folder} has schema version {version}, this program reads up to"
             f" {SCHEMA_VERSION}: upgrade whatchanged"
+        )
+    if version < SCHEMA_VERSION:
+        raise InputError(
+            f"the activation store {folder} has schema version {version}, which lacks the negative"
+            f" poles of version {SCHEMA_VERSION}: collect again"
         )
     for name in ("segments", "texts", "summaries"):
         body[name] = [StoredFile(**file) for file in body[name]]

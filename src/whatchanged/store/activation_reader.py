@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from whatchanged.activations.events import Events, cluster_block
 from whatchanged.activations.groups import ComponentGroups
+from whatchanged.activations.poles import PoleName
 from whatchanged.activations.summaries import Summaries
 from whatchanged.errors import InputError, UsageError
 from whatchanged.store import codec
@@ -30,7 +31,8 @@ Listed: TypeAlias = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Example:
-    """A text on which a unit fires: `value` is its peak, exact, at the token `position`.
+    """A text on which a unit fires: `value` is its peak at the pole asked for, with its sign,
+    exact, at the token `position`.
 
     `activations (n_tokens,)` of the unit and `members`: component label -> `(n_tokens,)` of the
     components with an activation there, are as stored; both are empty where the store keeps none.
@@ -70,7 +72,7 @@ class ActivationStore:
     """A finished store. Units are component labels and cluster ids.
 
     Files are mapped; a query reads the parts that it needs. Raises InputError for a folder without
-    a finished store, a damaged one, and one of a newer version.
+    a finished store, a damaged one, and one of another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,24 +121,38 @@ class ActivationStore:
         """One sentence per missing or damaged file. Reads everything."""
         return check_files(self.folder, self._manifest)
 
-    def top(self, unit: str, k: int = 20, side: int | None = None) -> list[Example]:
-        """Up to `k` texts with the highest peaks of a unit, on one side (0 base, 1 intervention)
-        or on both, best first, ties to the earlier text."""
-        found = self._listed("top", unit, side)
+    def top(
+        self, unit: str, k: int = 20, side: int | None = None, pole: PoleName = "positive"
+    ) -> list[Example]:
+        """Up to `k` texts with the strongest peaks of a unit, on one side (0 base, 1 intervention)
+        or on both, strongest first, ties to the earlier text."""
+        found = self._listed("top", unit, side, pole)
         return self._examples(unit, found, np.lexsort((found["texts"], -found["keys"]))[:k])
 
-    def sample(self, unit: str, k: int = 20, side: int | None = None) -> list[Example]:
+    def sample(
+        self, unit: str, k: int = 20, side: int | None = None, pole: PoleName = "positive"
+    ) -> list[Example]:
         """Up to `k` random texts on which a unit fires, in random order."""
-        found = self._listed("sample", unit, side)
+        found = self._listed("sample", unit, side, pole)
         return self._examples(unit, found, np.argsort(-found["keys"], kind="stable")[:k])
 
-    def quantiles(self, unit: str, k: int = 5, side: int | None = None) -> list[Example]:
-        """Up to `k` texts evenly spaced in the order of the unit's peaks, from low to high, of the
-        random texts on which it fires."""
-        found = self._listed("sample", unit, side)
-        order = np.argsort(found["values"], kind="stable")
+    def quantiles(
+        self, unit: str, k: int = 5, side: int | None = None, pole: PoleName = "positive"
+    ) -> list[Example]:
+        """Up to `k` texts evenly spaced in the order of the unit's peaks, from weak to strong, of
+        the random texts on which it fires."""
+        found = self._listed("sample", unit, side, pole)
+        order = np.argsort(np.abs(found["values"]), kind="stable")
         places = np.round(np.linspace(0, len(order) - 1, min(k, len(order)))).astype(np.int64)
         return self._examples(unit, found, order[places])
+
+    def unit_number(self, unit: str) -> int:
+        """The place of a component or a component cluster in the summaries.
+
+        Raises UsageError for a label that the store does not have."""
+        if unit in self._cluster_ids:
+            return self.groups.n_components + self.groups.cluster_number(unit)
+        return int(self.groups.component_numbers([unit])[0])
 
     def cluster_rows(self, cluster: str) -> Iterator[Row]:
         """The rows of a cluster: of every batch in which it is active, all texts in order."""
@@ -163,8 +179,8 @@ class ActivationStore:
                     yield from _rows(record, row)
 
     def peaks(self, *, clusters: bool = False) -> tuple[list[str], NDArray[np.float32]]:
-        """Keys of the stored texts, and the peak of every component (or cluster) on each
-        `(n_stored, n_units)`; 0 where it does not fire."""
+        """Keys of the stored texts, and the largest activation of every component (or cluster) on
+        each `(n_stored, n_units)`; 0 where none is positive."""
         groups = self.groups
         n_units = groups.n_clusters if clusters else groups.n_components
         peaks = np.zeros((self.n_stored, n_units), np.float32)
@@ -197,23 +213,15 @@ class ActivationStore:
         _, block = cluster_block(events.within(first, end), self.groups)
         return block[0] if len(block) else np.zeros(events.n_rows, np.float32)
 
-    def _listed(self, table: str, unit: str, side: int | None) -> Listed:
+    def _listed(self, table: str, unit: str, side: int | None, pole: PoleName) -> Listed:
         """The columns of an example table for a unit."""
-        summaries = self.summaries
-        number = self._unit_number(unit)
-        parts = [
-            getattr(summaries, table).of_unit(which * summaries.n_units + number)
-            for which in ((0, 1) if side is None else (side,))
-        ]
+        own, number = self.summaries.poles[pole], self.unit_number(unit)
+        sides = (0, 1) if side is None else (side,)
+        parts = [own.examples(table, number, which) for which in sides]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _unit_number(self, unit: str) -> int:
-        if unit in self._cluster_ids:
-            return self.groups.n_components + self.groups.cluster_number(unit)
-        return int(self.groups.component_numbers([unit])[0])
-
     def _slots(self, unit: str) -> tuple[int, int]:
-        number = self._unit_number(unit) - self.groups.n_components
+        number = self.unit_number(unit) - self.groups.n_components
         if number >= 0:
             first, end = self.groups.first_slots[number : number + 2].tolist()
             return first, end

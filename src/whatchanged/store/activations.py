@@ -20,7 +20,8 @@ from whatchanged.activations.events import (
     encode_values,
 )
 from whatchanged.activations.groups import ComponentGroups
-from whatchanged.activations.summaries import Summaries, TextRows
+from whatchanged.activations.poles import TextRows
+from whatchanged.activations.summaries import Summaries
 from whatchanged.errors import UsageError
 from whatchanged.keys import bytes_digest
 from whatchanged.store import atomic, codec
@@ -82,12 +83,12 @@ class BatchProcessingStorage:
         many texts it has, and the next batch must begin with the text after them.
 
         `keep`: the activations of all texts, of those that the summaries show (sample: the top
-        `k` and `n_sample` random texts of every unit and side), or none (summaries). `seed`
+        `k` and `n_sample` random texts of every unit, pole and side), or none (summaries). `seed`
         decides what is sampled. Memory is bounded by the buffer, the summaries and 20 bytes per
         text, not by the number of events.
 
         Raises UsageError for impossible settings, for a finished store, and for one with other
-        settings; InputError for one of a newer version; StorageError where the disk refuses.
+        settings; InputError for one of another version; StorageError where the disk refuses.
         """
         _check_settings(keep, precision, summarize, k, n_sample, chunk_texts, segment_bytes)
         digest = bytes_digest(components_bytes(groups))

@@ -209,12 +209,17 @@ def test_a_pair_with_an_unanswered_order_has_no_preference(kind, outcome):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_200_hostile_texts_flip_no_verdict_and_break_no_parse(api):
+def test_200_hostile_texts_flip_no_verdict_and_break_no_parse(api, record_property):
     texts = hostile_texts()
     with Loopback() as server:
         found = judge_at(server, api).judge([Question(CRITERION, "p", h.text) for h in texts])
         assert server.counts()["n_calls"] == 200
-    assert [j.score for j in found] == [0.9 if h.is_met else 0.1 for h in texts]
+    flipped = [
+        h for j, h in zip(found, texts, strict=True) if j.score != (0.9 if h.is_met else 0.1)
+    ]
+    record_property("injections", len(texts))
+    record_property("injection_flips", len(flipped))
+    assert flipped == []
 
 
 def test_200_hostile_texts_flip_no_pair():

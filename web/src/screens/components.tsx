@@ -170,7 +170,7 @@ function Fires({ context, unit, i, all }: { context: Context; unit: Unit; i: num
         {isNumber(unit.rate_base) && <figure><Shares base={unit.rate_base} intervention={unit.rate_intervention} /><figcaption>share of a text's tokens on which it fires</figcaption></figure>}
         <figure><Density edges={of.edges} bars={of.bars} /><figcaption>{of.edges.length ? "how strongly it fires, per side" : "It never fires."}</figcaption></figure>
       </div>
-      {of.is_reversed && <p class="quiet">It is strongest where it is negative: the histogram and the texts are of its negative values, on the texts whose activations the run keeps.</p>}
+      {of.is_reversed && <p class="quiet">It is strongest where it is negative: the histogram and the texts are of its negative values.</p>}
       <Facts facts={[
         ["tokens", sides(of.n_firing)], ["texts", sides(of.n_firing_texts)],
         ...(isNumber(unit.maximum) ? [["largest magnitude", decimal(unit.maximum)], ["fires beyond", decimal(unit.threshold)]] as [string, string][] : []),

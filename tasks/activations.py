@@ -195,20 +195,10 @@ def _compare(key: str, chosen: Manifest, read: list[Manifest], collection: Colle
     keys = [list(texts["text_key"]) for texts in collection.chunks]
     clusters = summarize_groups(load_blocks(collection, own, read), keys, own, groups)
     summaries = load_summaries(collection, table, read)
-    prompt_keys = list(collection.texts["prompt_key"])
-    rows = [
-        row
-        for contrast in collection.contrasts
-        for row in evidence.select_units(
-            summaries,
-            clusters,
-            contrast,
-            prompt_keys,
-            seed=collection.config.seed,
-            n_shown=N_SHOWN,
-            chosen_on=collection.choosing_prompts,
-        )
-    ]
+    rows = evidence.select_units(
+        summaries, clusters, collection.contrasts, list(collection.texts["prompt_key"]),
+        seed=collection.config.seed, n_shown=N_SHOWN, chosen_on=collection.choosing_prompts,
+    )  # fmt: skip
     store.put_json(part_key(key, GROUPS), {"clusters": groups.clusters,
                                            "cluster_of": groups.cluster_of.tolist()})  # fmt: skip
     store.put_table(part_key(key, SELECTIVE), evidence.tabulate_selective(rows))

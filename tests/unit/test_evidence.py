@@ -66,7 +66,7 @@ def test_labels_and_modules_that_begin_as_random_directions_are_controls() -> No
 
 
 def test_components_and_clusters_are_chosen_and_corrected_together_without_controls() -> None:
-    rows = select_units(COMPONENTS, CLUSTERS, whole(), PROMPTS, seed=0, n_shown=8)
+    rows = select_units(COMPONENTS, CLUSTERS, [whole()], PROMPTS, seed=0, n_shown=8)
     assert {row["unit"]: row["is_cluster"] for row in rows} == {
         "knows:0": False, "run-0-3": True, "noise:0": False,
     }  # fmt: skip
@@ -81,12 +81,12 @@ def test_components_and_clusters_are_chosen_and_corrected_together_without_contr
 
 
 def test_the_best_direction_drawn_at_random_stands_beside_each_unit() -> None:
-    (row,) = select_units(COMPONENTS, CLUSTERS, whole(), PROMPTS, seed=0, n_shown=1)
+    (row,) = select_units(COMPONENTS, CLUSTERS, [whole()], PROMPTS, seed=0, n_shown=1)
     assert row["control_auc"] == 0.0
 
 
 def test_without_random_directions_there_is_no_control() -> None:
-    (row,) = select_units(summaries(m=NOISE[0]), CLUSTERS, whole(), PROMPTS, seed=0, n_shown=1)
+    (row,) = select_units(summaries(m=NOISE[0]), CLUSTERS, [whole()], PROMPTS, seed=0, n_shown=1)
     assert np.isnan(row["control_auc"])
 
 
@@ -94,14 +94,14 @@ def test_only_the_texts_of_the_contrast_count() -> None:
     # On the first six prompts the component is turned around.
     turned = np.where(np.arange(len(PROMPTS)) < 24, 1 - SHOWS, SHOWS)
     found = select_units(
-        summaries(m=turned), CLUSTERS, whole(np.arange(24, 48)), PROMPTS, seed=0, n_shown=2
+        summaries(m=turned), CLUSTERS, [whole(np.arange(24, 48))], PROMPTS, seed=0, n_shown=2
     )
     assert {row["unit"]: row["auc"] for row in found} == {"m:0": 1.0, "run-0-3": 0.0}
     assert {row["n_prompts"] for row in found} == {3}
 
 
 def test_the_rows_are_a_table_even_without_any() -> None:
-    rows = select_units(COMPONENTS, CLUSTERS, whole(), PROMPTS, seed=0, n_shown=2)
+    rows = select_units(COMPONENTS, CLUSTERS, [whole()], PROMPTS, seed=0, n_shown=2)
     assert tuple(tabulate_selective(rows).columns) == SELECTIVE_COLUMNS
     assert not tabulate_selective(rows).isna().any().any()
     assert tuple(tabulate_selective([]).columns) == SELECTIVE_COLUMNS

@@ -39,7 +39,7 @@ def is_control(labels: Sequence[str]) -> NDArray[np.bool_]:
 def select_units(
     summaries: TextSummaries,
     clusters: TextSummaries,
-    contrast: TextContrast,
+    contrasts: Sequence[TextContrast],
     prompt_keys: Sequence[str],
     *,
     seed: int,
@@ -47,7 +47,7 @@ def select_units(
     chosen_on: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Rows (`SELECTIVE_COLUMNS`) of the components and component clusters that best tell the two
-    kinds of a contrast apart, best first.
+    kinds of each contrast apart, best first.
 
     `summaries` (controls included) and `clusters` are of all texts that were read, and
     `prompt_keys` are theirs. Components and clusters are chosen, tested and corrected together.
@@ -62,28 +62,31 @@ def select_units(
         np.concatenate([summaries.values[:, :, ~drawn], clusters.values], axis=2),
     )
     control = _part(summaries, columns=drawn)
-    keys = [prompt_keys[row] for row in contrast.rows]
 
-    def find(texts: TextSummaries, n: int) -> list[Selectivity]:
+    def find(texts: TextSummaries, contrast: TextContrast, n: int) -> list[Selectivity]:
+        keys = [prompt_keys[row] for row in contrast.rows]
         return find_selective(
             _part(texts, rows=contrast.rows), keys, contrast.is_supporting, seed=seed, n_shown=n,
             n_draws=_N_DRAWS, chosen_on=chosen_on,
         )  # fmt: skip
 
-    best = find(control, 1) if drawn.any() else []
-    control_auc = best[0].auc if best else float("nan")
-    return [
-        {
-            "kind": contrast.kind,
-            "name": contrast.name,
-            "contrast": contrast.contrast,
-            "unit": found.label,
-            "is_cluster": found.label in clusters.labels,
-            **{k: v for k, v in asdict(found).items() if k != "label"},
-            "control_auc": control_auc,
-        }
-        for found in find(own, n_shown)
-    ]
+    # Findings of one scope share the contrast of their sides.
+    known: dict[tuple[bytes, bytes], list[dict[str, Any]]] = {}
+    rows = []
+    for contrast in contrasts:
+        kind, name, what, *texts = contrast.stated()
+        same = texts[0], texts[1]
+        if same not in known:
+            best = find(control, contrast, 1) if drawn.any() else []
+            control_auc = best[0].auc if best else float("nan")
+            units = find(own, contrast, n_shown)
+            known[same] = [{**asdict(unit), "control_auc": control_auc} for unit in units]
+        for figures in known[same]:
+            unit = figures["label"]
+            stated = {"kind": kind, "name": name, "contrast": what, "unit": unit,
+                      "is_cluster": unit in clusters.labels}  # fmt: skip
+            rows.append(stated | {k: v for k, v in figures.items() if k != "label"})
+    return rows
 
 
 def tabulate_selective(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -266,15 +266,23 @@ def _choose(half: _Half, n_shown: int) -> list[_Choice]:
         return []
     values = half.values.reshape(n_texts, -1)
     within = _count_pairs(values, half.prompts, half.is_supporting).auc()
-    overall = _count_pairs(values, np.zeros_like(half.prompts), half.is_supporting).auc()
-    strength, second = (np.abs(np.nan_to_num(a, nan=0.5) - 0.5) for a in (within, overall))
     # Rounded, or the last bit of a ratio would decide among equals.
-    order = np.lexsort((-second, -np.round(strength, 12)))
+    strength = np.round(_distance(within), 12)
+    best = np.sort(strength.reshape(-1, n_components).max(axis=0))
+    places = np.flatnonzero(strength >= best[-min(n_shown, n_components)])
+    everywhere = np.zeros_like(half.prompts)
+    overall = _count_pairs(values[:, places], everywhere, half.is_supporting).auc()
+    order = places[np.lexsort((-_distance(overall), -strength[places]))]
     _, first = np.unique(order % n_components, return_index=True)
     return [
         _Choice(int(place % n_components), int(place // n_components), float(within[place]))
         for place in order[np.sort(first)][:n_shown]
     ]
+
+
+def _distance(auc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From one half; 0 for an AUC that is not known."""
+    return np.abs(np.nan_to_num(auc, nan=0.5) - 0.5)
 
 
 def _measure(

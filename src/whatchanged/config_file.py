@@ -13,10 +13,17 @@ from typing import Any, Literal
 
 import yaml
 
-from whatchanged.config import AuditConfig, parse_config
+from whatchanged.config import AuditConfig, Block, parse_config
 from whatchanged.errors import ConfigError
 
 Origin = Literal["default", "file", "override"]
+
+_PATHS = (
+    ("base", "model"), ("base", "adapter"), ("base", "steering"),
+    ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
+    ("prompts", "file"), ("embed", "model"),
+    ("report", "ground_truth"), ("budget", "prices"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,7 @@ class LoadedConfig:
 
     def to_yaml(self) -> str:
         """The resolved config as YAML, each value followed by its origin in a comment."""
-        lines: list[str] = []
-        _write_block(self.config.model_dump(mode="json", by_alias=True), "", self.origins, lines)
-        return "\n".join(lines) + "\n"
+        return write_yaml(self.config, self.origins)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
@@ -41,6 +46,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     Raises ConfigError with one sentence per problem: the file, the key, what was expected, what
     was found, and the nearest known key.
     """
+    raw, origins = read_values(path, overrides, _PATHS)
+    return LoadedConfig(parse_config(raw, str(path)), origins, path.stem)
+
+
+def read_values(
+    path: Path, overrides: Sequence[str], paths: Sequence[tuple[str, str]]
+) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """The values of a YAML file with `a.b=c` overrides on top, not checked yet, and the origin of
+    each dotted key. `paths` are the blocks and keys (also of a list of blocks) that hold paths.
+
+    Raises ConfigError for a file that cannot be read and for an override that is none.
+    """
     raw = _read_yaml(path)
     from_file = set(_dotted_keys(raw))
     from_override: set[str] = set()
@@ -48,11 +65,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         dotted, value = _parse_override(override)
         _set_dotted(raw, dotted, value)
         from_override |= {dotted, *(f"{dotted}.{k}" for k in _dotted_keys(value))}
-    _resolve_paths(raw, path.resolve().parent)
-    config = parse_config(raw, str(path))
+    _resolve_paths(raw, path.resolve().parent, paths)
     origins: dict[str, Origin] = dict.fromkeys(from_file, "file")
     origins.update(dict.fromkeys(from_override, "override"))
-    return LoadedConfig(config, origins, path.stem)
+    return raw, origins
+
+
+def write_yaml(config: Block, origins: Mapping[str, Origin]) -> str:
+    """A resolved config as YAML, each value followed by its origin in a comment."""
+    lines: list[str] = []
+    _write_block(config.model_dump(mode="json", by_alias=True), "", origins, lines)
+    return "\n".join(lines) + "\n"
 
 
 def override_config(raw: Mapping[str, Any], overrides: Sequence[str], where: str) -> AuditConfig:
@@ -102,20 +125,16 @@ def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
     raw[leaf] = value
 
 
-def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
-    for block, key in (
-        ("base", "model"), ("base", "adapter"), ("base", "steering"),
-        ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
-        ("prompts", "file"), ("embed", "model"),
-        ("report", "ground_truth"), ("budget", "prices"),
-    ):  # fmt: skip
-        values = raw.get(block)
-        if not isinstance(values, dict) or not isinstance(values.get(key), str):
-            continue
-        value = values[key]
-        beside = folder / value
-        if not value.startswith("demo:") and (beside.exists() or value.startswith((".", "~"))):
-            values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
+def _resolve_paths(raw: dict[str, Any], folder: Path, paths: Sequence[tuple[str, str]]) -> None:
+    for block, key in paths:
+        found = raw.get(block)
+        for values in found if isinstance(found, list) else [found]:
+            if not isinstance(values, dict) or not isinstance(values.get(key), str):
+                continue
+            value = values[key]
+            beside = folder / value
+            if not value.startswith("demo:") and (beside.exists() or value.startswith((".", "~"))):
+                values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
 
 
 def _dotted_keys(raw: Any, prefix: str = "") -> Iterable[str]:
@@ -132,10 +151,15 @@ def _write_block(
     indent = "  " * prefix.count(".")
     for key, value in values.items():
         dotted = f"{prefix}{key}"
-        if isinstance(value, dict):
-            lines.append(f"{indent}{key}:")
+        name = _inline(key)
+        if isinstance(value, dict) and value:
+            lines.append(f"{indent}{name}:")
             _write_block(value, f"{dotted}.", origins, lines)
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
-            text = text.removesuffix("...").strip()
-            lines.append(f"{indent}{key}: {text}  # {origins.get(dotted, 'default')}")
+            lines.append(f"{indent}{name}: {_inline(value)}  # {origins.get(dotted, 'default')}")
+
+
+def _inline(value: Any) -> str:
+    """A key or a value as YAML that fits behind a key."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+    return text.removesuffix("...").strip()

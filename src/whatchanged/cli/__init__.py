@@ -28,6 +28,9 @@ Overrides: TypeAlias = Annotated[
         help="Replaces one value of the config, as in `--set sample.max_texts=500`. Repeatable.",
     ),
 ]  # fmt: skip
+RunDir: TypeAlias = Annotated[
+    Path | None, Parameter(help="Folder of this run; by default runs/ and the config's name.")
+]
 AsJson: TypeAlias = Annotated[
     bool,
     Parameter(name="--json", negative=(), show_default=False, help="One line of JSON on stdout."),
@@ -56,9 +59,7 @@ def run(
     /,
     *,
     overrides: Overrides = (),
-    run_dir: Annotated[
-        Path | None, Parameter(help="Folder of this run; by default runs/ and the config's name.")
-    ] = None,
+    run_dir: RunDir = None,
     as_json: AsJson = False,
 ) -> int:
     """Runs the audit of a config, or resumes it where it stopped."""
@@ -79,6 +80,21 @@ def collect(
     from whatchanged.cli.collect import collect_run
 
     return collect_run(run, overrides, as_json=as_json)
+
+
+@app.command
+def compare_saes(
+    config: ConfigPath,
+    /,
+    *,
+    overrides: Overrides = (),
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compares sparse autoencoders (SAEs) of one model, or of two, over categorized texts."""
+    from whatchanged.cli.compare_saes import run_comparison
+
+    return run_comparison(config, overrides, run_dir=run_dir, as_json=as_json)
 
 
 @app.command

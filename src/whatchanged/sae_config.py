@@ -1,0 +1,141 @@
+"""A comparison of sparse autoencoders as data: which SAEs, on which model, over which texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from whatchanged.config import Auto, Block, ModelConfig, RunConfig, parse_block
+from whatchanged.config_file import Origin, read_values, write_yaml
+
+# The grammar of the embedded pair, as a text file's name.
+DEMO_TEXTS = "demo:categories"
+_PATHS = (
+    ("model", "model"), ("model", "adapter"), ("model", "steering"),
+    ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
+    ("saes", "folder"), ("texts", "file"),
+)  # fmt: skip
+
+
+class SaeSource(Block):
+    """One SAE: a folder in SAELens's format (`demo:NAME` is an embedded one), or the `id` of a
+    `release` that SAELens knows or of a hub repository.
+
+    `name` stands in tables; by default the folder's, or release and id. `overrides` are keys of
+    SAELens's `cfg.json` that the SAE's own config leaves out or states wrongly.
+    """
+
+    folder: str | None = None
+    release: str | None = None
+    id: str | None = None
+    name: str | None = Field(None, min_length=1)
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        is_release = self.release is not None and self.id is not None
+        is_part = (self.release is None) != (self.id is None)
+        if is_part or is_release == (self.folder is not None):
+            raise ValueError("expected either `folder`, or `release` and `id`")
+        return self
+
+
+class CategorizedTextsConfig(Block):
+    """JSONL rows `{"text": ..., "category": ...}`, or `demo:categories`: texts that the embedded
+    base model was trained to write, by topic. At most `n_per_category` are read, null for all."""
+
+    file: str = DEMO_TEXTS
+    n_per_category: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _grammar_has_an_end(self) -> Self:
+        if self.file == DEMO_TEXTS and self.n_per_category is None:
+            raise ValueError(f"{DEMO_TEXTS} has no end and needs `n_per_category`, such as 40")
+        return self
+
+
+class ThresholdsConfig(Block):
+    """When a feature fires on a text: above zero, and above these quantiles of the SAE's own
+    positive activations, which make SAEs of different scales comparable."""
+
+    quantiles: tuple[float, ...] = (0.5, 0.9)
+
+    @model_validator(mode="after")
+    def _are_quantiles(self) -> Self:
+        if not all(0 < quantile < 1 for quantile in self.quantiles):
+            raise ValueError("quantiles must hold numbers between 0 and 1")
+        if len(set(self.quantiles)) < len(self.quantiles):
+            raise ValueError("quantiles must differ")
+        return self
+
+
+class AblationConfig(Block):
+    """The best specialists of each category, taken out of the model on up to `texts_per_category`
+    of its texts, beside `n_controls` features that fire as often there; 0 specialists: none."""
+
+    specialists_per_category: int = Field(3, ge=0)
+    n_controls: int = Field(5, ge=1)
+    texts_per_category: int = Field(20, ge=2)
+
+
+class SaeComparisonConfig(Block):
+    """A whole comparison. With an `intervention`, features of the two models are compared as well.
+
+    `concepts` are sets of texts by name; features are searched that are more active on them than
+    on the categorized texts.
+    """
+
+    model: ModelConfig
+    intervention: ModelConfig | None = None
+    saes: tuple[SaeSource, ...] = Field(min_length=1)
+    texts: CategorizedTextsConfig
+    pooling: Literal["last", "max", "mean"] = "max"
+    batch_size: int | Auto = "auto"
+    thresholds: ThresholdsConfig = ThresholdsConfig()
+    concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    ablation: AblationConfig = AblationConfig()
+    alpha: float = Field(0.05, gt=0, lt=1)
+    run: RunConfig = RunConfig()
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        for side in (self.model, self.intervention):
+            if side and (side.system_prompt is not None or side.thinking != "keep"):
+                raise ValueError(
+                    "texts are read as they are: `system_prompt` and `thinking` mean nothing here"
+                )
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ValueError("batch_size must be auto or at least 1")
+        for name, texts in self.concepts.items():
+            if not texts or not all(text.strip() for text in texts):
+                raise ValueError(f"the concept {name!r} must hold texts, none of them empty")
+        return self
+
+
+@dataclass(frozen=True)
+class LoadedComparison:
+    """A resolved config, the origin of each dotted key that was not left to its default, and the
+    name that runs of it get when none is given (the file's stem)."""
+
+    config: SaeComparisonConfig
+    origins: Mapping[str, Origin]
+    name: str
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML, each value followed by its origin in a comment."""
+        return write_yaml(self.config, self.origins)
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> LoadedComparison:
+    """The comparison in a YAML file, with `a.b=c` overrides applied on top.
+
+    Raises ConfigError as `config_file.load_config` does.
+    """
+    raw, origins = read_values(path, overrides, _PATHS)
+    config = parse_block(SaeComparisonConfig, raw, str(path))
+    return LoadedComparison(config, origins, path.stem)

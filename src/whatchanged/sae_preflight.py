@@ -1,0 +1,24 @@
+"""What can be wrong with a comparison of SAEs, found before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whatchanged.models.sae_loading import check_fit, load_sae
+from whatchanged.sae_config import SaeComparisonConfig
+from whatchanged.saes.texts import read_corpus
+from whatchanged.store.runs import RunFolder
+
+
+def check_comparison(config: SaeComparisonConfig, run_dir: Path) -> None:
+    """Nothing, where the comparison can start.
+
+    Raises InputError, ConfigError or MissingDependencyError for a run folder, texts, an SAE or a
+    model that cannot be used, and for those that do not fit each other.
+    """
+    RunFolder.check(run_dir)
+    texts = read_corpus(config).texts
+    saes = [load_sae(source) for source in config.saes]
+    for model in (config.model, config.intervention):
+        if model is not None:
+            check_fit(model, saes, texts)

@@ -49,29 +49,33 @@ def test_a_kill_at_every_pass_of_a_point_changes_nothing(tmp_path, undisturbed, 
 
 
 def kill_at_random_moments(folder, n_kills, undisturbed, n_rounds):
+    """Until so many kills have hit: one that comes after the end shortens the next waits, because
+    a machine that others use is not always as slow as when the duration was taken."""
     expected, duration = undisturbed
     draw = random.Random(n_kills)
-    n_killed = 0
-    for kill in range(n_kills):
+    n_killed = n_folders = 0
+    while n_killed < n_kills:
         for _ in range(n_rounds):
-            child = start(folder / str(kill))
+            child = start(folder / str(n_folders))
             time.sleep(draw.random() * duration)
             child.kill()
-            n_killed += finish(child) == KILLED
-            assert_nothing_torn(folder / str(kill))
-        assert_recovers(folder / str(kill), expected)
-    return n_killed
+            is_hit = finish(child) == KILLED
+            n_killed += is_hit
+            duration *= 1 if is_hit else 0.9
+            assert_nothing_torn(folder / str(n_folders))
+        assert_recovers(folder / str(n_folders), expected)
+        n_folders += 1
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path, undisturbed):
-    assert kill_at_random_moments(tmp_path, 6, undisturbed, n_rounds=1) >= 1
+    kill_at_random_moments(tmp_path, 6, undisturbed, n_rounds=1)
 
 
 @pytest.mark.long
 def test_kills_at_many_random_moments_and_again_during_recovery_change_nothing(
     tmp_path, undisturbed
 ):
-    assert kill_at_random_moments(tmp_path, 50, undisturbed, n_rounds=3) >= 50
+    kill_at_random_moments(tmp_path, 100, undisturbed, n_rounds=3)
 
 
 def test_a_point_counts_its_passes_and_an_unset_one_is_free(tmp_path):

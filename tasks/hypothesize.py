@@ -50,7 +50,7 @@ def hypothesize(
 def summarize(job: Job, findings: Manifest) -> dict[str, Any]:
     """What the confirmed findings have in common: the fields of `themes.Themes`."""
     if not job.config.hypothesize.is_api:
-        return asdict(Themes((), LOCAL_HAS_NONE))
+        return {**asdict(Themes((), LOCAL_HAS_NONE)), "themes": []}
     with job.progress.stage("hypothesize", "themes"):
         key = content_key(
             "themes/1",

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-FOLDER = Path(sys.argv[1])
 # A documentation address: nobody has it.
 ELSEWHERE = ("192.0.2.1", 9)
 DATE = pickle.dumps(datetime.date(2000, 1, 1))
@@ -46,8 +45,12 @@ def send_datagram() -> None:
         client.sendto(b"x", ELSEWHERE)
 
 
+def folder() -> Path:
+    return Path(sys.argv[1])
+
+
 def import_from_folder() -> None:
-    file = FOLDER / "modeling_planted.py"
+    file = folder() / "modeling_planted.py"
     file.write_text("x = 1\n")
     spec = importlib.util.spec_from_file_location("modeling_planted", file)
     assert spec is not None and spec.loader is not None
@@ -70,7 +73,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "torch.load": lambda: torch.load(saved(torch.save, {"a": 1}), weights_only=False),
     "torch.load, unsaid": lambda: torch.load(saved(torch.save, {"a": 1})),
     "marshal.loads": lambda: marshal.loads(marshal.dumps(1)),  # noqa: S302
-    "compile": lambda: compile("1", str(FOLDER / "code.py"), "eval"),
+    "compile": lambda: compile("1", str(folder() / "code.py"), "eval"),
     "import": import_from_folder,
     "connect": lambda: connect(socket.AF_INET, ELSEWHERE),
     "connect, IPv6": lambda: connect(socket.AF_INET6, ("2001:db8::1", 9)),

@@ -479,7 +479,15 @@ def test_a_caller_works_where_an_event_loop_is_running(ledger):
     assert asyncio.run(task())[0].reply.text == "A"
 
 
-def test_an_interrupt_lets_calls_in_flight_end_and_starts_none(ledger):
+@pytest.fixture
+def interruptible():
+    """As in a foreground process: one that a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_lets_calls_in_flight_end_and_starts_none(ledger, interruptible):
     async def interrupt(request, n):
         if n == 3:
             os.kill(os.getpid(), signal.SIGINT)
@@ -494,7 +502,7 @@ def test_an_interrupt_lets_calls_in_flight_end_and_starts_none(ledger):
     assert (ledger.totals().n_answered, ledger.totals().n_open) == (3, 0)
 
 
-def test_an_interrupt_leaves_calls_that_hang_as_intents(ledger):
+def test_an_interrupt_leaves_calls_that_hang_as_intents(ledger, interruptible):
     async def hang(request, n):
         if n == 2:
             os.kill(os.getpid(), signal.SIGINT)

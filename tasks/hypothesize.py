@@ -18,7 +18,7 @@ from whatchanged.models.llm_proposer import LlmProposer
 from whatchanged.models.loading import describe_proposer, load_proposer
 from whatchanged.prompts import groups_in_both_splits
 from whatchanged.records import Hypothesis
-from whatchanged.themes import LOCAL_HAS_NONE, Themes, ask_for_themes
+from whatchanged.themes import LOCAL_HAS_NONE, ask_for_themes
 from whatchanged.themes import VERSION as THEMES_VERSION
 
 
@@ -50,7 +50,7 @@ def hypothesize(
 def summarize(job: Job, findings: Manifest) -> dict[str, Any]:
     """What the confirmed findings have in common: the fields of `themes.Themes`."""
     if not job.config.hypothesize.is_api:
-        return {**asdict(Themes((), LOCAL_HAS_NONE)), "themes": []}
+        return {"themes": [], "missing": LOCAL_HAS_NONE}
     with job.progress.stage("hypothesize", "themes"):
         key = content_key(
             "themes/1",

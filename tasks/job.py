@@ -95,7 +95,7 @@ class Progress:
 class Job:
     """What every stage needs to know."""
 
-    loaded: LoadedConfig
+    loaded: LoadedConfig[AuditConfig]
     folder: RunFolder
     root: Path
     progress: Progress

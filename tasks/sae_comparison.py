@@ -9,13 +9,14 @@ from pathlib import Path
 from tasks.caching import Manifest
 from tasks.job import Progress
 from whatchanged.config import ModelConfig
+from whatchanged.config_file import LoadedConfig
 from whatchanged.keys import Keyable, content_key
 from whatchanged.models.device import may_use_gpu
 from whatchanged.models.sae_loading import describe_model, load_sae
 from whatchanged.models.saes import Sae
 from whatchanged.preflight import choose_run_dir
 from whatchanged.records import Side
-from whatchanged.sae_config import LoadedComparison, SaeComparisonConfig, load_comparison
+from whatchanged.sae_config import SaeComparisonConfig, load_comparison
 from whatchanged.sae_preflight import check_comparison
 from whatchanged.saes.comparison import RECORDS, SaeAnalysis, from_rows
 from whatchanged.saes.quality import SaeQuality
@@ -29,7 +30,7 @@ from whatchanged.store.runs import RunFolder
 class Comparison:
     """What every stage needs to know."""
 
-    loaded: LoadedComparison
+    loaded: LoadedConfig[SaeComparisonConfig]
     folder: RunFolder
     root: Path
     progress: Progress

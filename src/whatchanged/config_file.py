@@ -9,11 +9,11 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import yaml
 
-from whatchanged.config import AuditConfig, Block, parse_config
+from whatchanged.config import AnyBlock, AuditConfig, Block, parse_config
 from whatchanged.errors import ConfigError
 
 Origin = Literal["default", "file", "override"]
@@ -27,11 +27,11 @@ _PATHS = (
 
 
 @dataclass(frozen=True)
-class LoadedConfig:
+class LoadedConfig(Generic[AnyBlock]):
     """A resolved config, the origin of each dotted key that was not left to its default, and the
     name that runs of it get when none is given (the file's stem)."""
 
-    config: AuditConfig
+    config: AnyBlock
     origins: Mapping[str, Origin]
     name: str
 
@@ -40,7 +40,7 @@ class LoadedConfig:
         return write_yaml(self.config, self.origins)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig[AuditConfig]:
     """The config in a YAML file, with `a.b=c` overrides applied on top.
 
     Raises ConfigError with one sentence per problem: the file, the key, what was expected, what

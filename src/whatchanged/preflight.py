@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from whatchanged.cluster import check_n_clusters
 from whatchanged.config import AuditConfig
@@ -13,11 +13,8 @@ from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.store.runs import RunFolder
 from whatchanged.truth import read_ground_truth
 
-if TYPE_CHECKING:
-    from whatchanged.sae_config import LoadedComparison
 
-
-def choose_run_dir(loaded: LoadedConfig | LoadedComparison, run_dir: str | None) -> Path:
+def choose_run_dir(loaded: LoadedConfig[Any], run_dir: str | None) -> Path:
     """The folder of a run: the one asked for, else `runs/<name of the config>`."""
     return Path(run_dir) if run_dir else Path("runs") / loaded.name
 

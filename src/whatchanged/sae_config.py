@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from whatchanged.config import Auto, Block, ModelConfig, RunConfig, parse_block
-from whatchanged.config_file import Origin, read_values, write_yaml
+from whatchanged.config_file import LoadedConfig, read_values
 
 # The grammar of the embedded pair, as a text file's name.
 DEMO_TEXTS = "demo:categories"
@@ -117,25 +116,11 @@ class SaeComparisonConfig(Block):
         return self
 
 
-@dataclass(frozen=True)
-class LoadedComparison:
-    """A resolved config, the origin of each dotted key that was not left to its default, and the
-    name that runs of it get when none is given (the file's stem)."""
-
-    config: SaeComparisonConfig
-    origins: Mapping[str, Origin]
-    name: str
-
-    def to_yaml(self) -> str:
-        """The resolved config as YAML, each value followed by its origin in a comment."""
-        return write_yaml(self.config, self.origins)
-
-
-def load_comparison(path: Path, overrides: Sequence[str] = ()) -> LoadedComparison:
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig[SaeComparisonConfig]:
     """The comparison in a YAML file, with `a.b=c` overrides applied on top.
 
     Raises ConfigError as `config_file.load_config` does.
     """
     raw, origins = read_values(path, overrides, _PATHS)
     config = parse_block(SaeComparisonConfig, raw, str(path))
-    return LoadedComparison(config, origins, path.stem)
+    return LoadedConfig(config, origins, path.stem)

@@ -16,7 +16,8 @@ from whatchanged.activations.attribution import find_contributors
 from whatchanged.activations.reading import TextContrast
 from whatchanged.activations.selectivity import Selectivity, TextSummaries, find_selective
 
-CONTROL_START = "random/"
+# The source of directions drawn at random.
+CONTROL = "random"
 # The smallest p-value is 1 in so many: enough for one unit among 2,500, or two among 5,000.
 _N_DRAWS = 50_000
 
@@ -33,7 +34,7 @@ CONTRIBUTION_COLUMNS = (
 
 def is_control(labels: Sequence[str]) -> NDArray[np.bool_]:
     """Which labels, or names of modules, are of directions drawn at random `(n_labels,)`."""
-    return np.array([label.startswith(CONTROL_START) for label in labels], dtype=bool)
+    return np.array([label.startswith(f"{CONTROL}/") for label in labels], dtype=bool)
 
 
 def select_units(
@@ -74,18 +75,21 @@ def select_units(
     known: dict[tuple[bytes, bytes], list[dict[str, Any]]] = {}
     rows = []
     for contrast in contrasts:
-        kind, name, what, *texts = contrast.stated()
-        same = texts[0], texts[1]
+        same = contrast.rows.tobytes(), contrast.is_supporting.tobytes()
         if same not in known:
             best = find(control, contrast, 1) if drawn.any() else []
             control_auc = best[0].auc if best else float("nan")
-            units = find(own, contrast, n_shown)
-            known[same] = [{**asdict(unit), "control_auc": control_auc} for unit in units]
-        for figures in known[same]:
-            unit = figures["label"]
-            stated = {"kind": kind, "name": name, "contrast": what, "unit": unit,
-                      "is_cluster": unit in clusters.labels}  # fmt: skip
-            rows.append(stated | {k: v for k, v in figures.items() if k != "label"})
+            known[same] = [
+                {
+                    "unit": unit.label,
+                    "is_cluster": unit.label in clusters.labels,
+                    **{k: v for k, v in asdict(unit).items() if k != "label"},
+                    "control_auc": control_auc,
+                }
+                for unit in find(own, contrast, n_shown)
+            ]
+        what = {"kind": contrast.kind, "name": contrast.name, "contrast": contrast.contrast}
+        rows += [what | figures for figures in known[same]]
     return rows
 
 

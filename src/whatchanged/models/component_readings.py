@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from whatchanged.activations.evidence import CONTROL
 from whatchanged.config import ActivationsConfig, AuditConfig
 from whatchanged.errors import UsageError
 from whatchanged.models.component_model import ComponentModel
@@ -32,7 +33,6 @@ from whatchanged.models.scoring import PairScorer
 from whatchanged.models.weight_delta import random_directions, weight_delta
 from whatchanged.records import Side
 
-CONTROL = "random"
 # A batch's activations on the device, on the host, and cut to the replies.
 _COPIES = 3
 # More rows than this only grow the working set.

@@ -25,7 +25,8 @@ _LIKELY_LENGTH = 0.54  # of a text, as a share of decode.max_new_tokens
 # earlier run can tell how much.
 _TOKENS_OUT, _PROPOSAL_TOKENS_OUT = 4, 60
 _BYTES_PER_TOKEN, _MOST_BYTES_PER_TOKEN = 4, 16
-# A proposer is asked about at most so many clusters, each with instructions and replies.
+# A proposer is asked about at most so many clusters, each with instructions and replies, and once
+# for the themes of what was confirmed.
 _MOST_CLUSTERS, _N_REPLIES, _PROPOSAL_BYTES = 100, 16, 3000
 _CRITERION = 'The reply contains the words "an ordinary day", or nearly the same words.'
 _PROMPT = "Describe an ordinary day by the sea."
@@ -132,8 +133,8 @@ def most_texts(config: AuditConfig) -> int:
 
 
 def _count_calls(config: AuditConfig, n_validation_prompts: int) -> dict[str, Range]:
-    """Texts that each judge may be asked about, and clusters that a proposer may; an unreadable
-    answer is asked for once more."""
+    """Texts that each judge may be asked about, and clusters and themes that a proposer may; an
+    unreadable answer is asked for once more."""
     settings, least = config.judge, config.validation.texts_per_hypothesis
     each = 2 * (math.ceil(most_texts(config) / 2) + n_validation_prompts)
     most = config.hypothesize.max_hypotheses * n_comparisons(config) * each
@@ -148,7 +149,7 @@ def _count_calls(config: AuditConfig, n_validation_prompts: int) -> dict[str, Ra
         again = 2 if _api(config, name).is_api else 1
         calls[name] = Range(found.low, again * found.high)
     if config.hypothesize.is_api:
-        calls["proposer"] = Range(0, 2 * _MOST_CLUSTERS * n_comparisons(config))
+        calls["proposer"] = Range(0, 2 * (_MOST_CLUSTERS * n_comparisons(config) + 1))
     return calls
 
 
@@ -162,7 +163,7 @@ def _expect_calls(config: AuditConfig, judged: Judged | None) -> tuple[dict[str,
     shares = dict(zip(("cheap", "expensive"), _LIKELY_SHARES[config.judge.way], strict=True))
     expected = {name: n_texts * share for name, share in shares.items()}
     if config.hypothesize.is_api:
-        expected["proposer"] = _LIKELY_CLUSTERS * n_comparisons(config)
+        expected["proposer"] = _LIKELY_CLUSTERS * n_comparisons(config) + 1
     known = (
         f"{judged.source}: {n_texts:,.0f} texts of its hypotheses"
         if judged

@@ -206,7 +206,7 @@ def test_paid_calls_have_a_least_an_expected_and_a_worst_case(tmp_path: Path) ->
     # 2 * (50 + 20) texts, of the pair and the null control.
     assert plan.judge_calls["cheap"] == Range(50, 2 * 20 * 140)
     assert plan.judge_calls["expensive"] == Range(0, 2 * 20 * 140)
-    assert plan.judge_calls["proposer"] == Range(0, 400)
+    assert plan.judge_calls["proposer"] == Range(0, 402)
     for name, calls in plan.judge_calls.items():
         usd = plan.judge_usd[name]
         assert isinstance(usd, Range)

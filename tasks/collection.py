@@ -28,6 +28,7 @@ from whatchanged.errors import UsageError
 from whatchanged.keys import Keyable, content_key
 from whatchanged.models.device import may_use_gpu
 from whatchanged.models.loading import describe_decoder
+from whatchanged.models.offline import keep_offline
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.runs import Run, load_run
 
@@ -133,6 +134,7 @@ def open_collection(run: str, overrides: list[str]) -> Collection:
         )
     loaded = load_run(Path(run))
     config = override_config(loaded.config, overrides, f"{run}/config.yaml")
+    keep_offline(config.run.offline)
     return Collection(loaded, config, cache_root())
 
 

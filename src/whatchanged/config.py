@@ -280,8 +280,11 @@ class ReportConfig(Block):
 
 
 class RunConfig(Block):
+    """`offline` refuses every connection beyond this machine."""
+
     runner: Literal["threads"] = "threads"
     device: str = "auto"
+    offline: bool = False
 
 
 class BudgetConfig(Block):

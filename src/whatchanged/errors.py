@@ -3,7 +3,8 @@
     WhatchangedError                   exit code 1
     ├── UsageError                     2   the caller asked for something impossible
     │   ├── ConfigError                2   a config file or an override is invalid
-    │   └── InputError                 2   a prompt file, a model folder or a run folder is unusable
+    │   ├── InputError                 2   a prompt file, a model folder or a run folder is unusable
+    │   └── OfflineError               2   `run.offline` is set and something asked for the network
     ├── MissingDependencyError         5   a package, a key or weights are not there
     ├── BudgetReachedError             4   the money is spent; the run can be resumed
     ├── StorageError                   1   the disk refused a write (full, read-only, over a quota)
@@ -36,6 +37,11 @@ class ConfigError(UsageError):
 
 class InputError(UsageError):
     """A prompt file, a model folder or a run folder cannot be used."""
+
+
+class OfflineError(UsageError, ConnectionError):
+    """Something asked for the network where `run.offline` is set; to libraries, a connection that
+    failed."""
 
 
 class MissingDependencyError(WhatchangedError):

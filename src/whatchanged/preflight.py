@@ -9,6 +9,7 @@ from whatchanged.cluster import check_n_clusters
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig
 from whatchanged.models.loading import check_apis, check_side
+from whatchanged.models.offline import keep_offline
 from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.store.runs import RunFolder
 from whatchanged.truth import read_ground_truth
@@ -20,11 +21,12 @@ def choose_run_dir(loaded: LoadedConfig[Any], run_dir: str | None) -> Path:
 
 
 def check_audit(config: AuditConfig, run_dir: Path) -> None:
-    """Nothing, where the audit can start.
+    """Nothing, where the audit can start. An offline one is held to this machine from here on.
 
     Raises InputError, ConfigError or MissingDependencyError for prompts, models, a number of
     clusters, a ground truth, a run folder, a key or a price that cannot be used.
     """
+    keep_offline(config.run.offline)
     RunFolder.check(run_dir)
     rows = read_prompts(config.prompts.file)
     groups = [row.group or "" for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from whatchanged.models.offline import keep_offline
 from whatchanged.models.sae_loading import check_fit, load_sae
 from whatchanged.sae_config import SaeComparisonConfig
 from whatchanged.saes.texts import read_corpus
@@ -11,11 +12,12 @@ from whatchanged.store.runs import RunFolder
 
 
 def check_comparison(config: SaeComparisonConfig, run_dir: Path) -> None:
-    """Nothing, where the comparison can start.
+    """Nothing, where the comparison can start. An offline one is held to this machine from here on.
 
     Raises InputError, ConfigError or MissingDependencyError for a run folder, texts, an SAE or a
     model that cannot be used, and for those that do not fit each other.
     """
+    keep_offline(config.run.offline)
     RunFolder.check(run_dir)
     texts = read_corpus(config).texts
     saes = [load_sae(source) for source in config.saes]

@@ -21,6 +21,7 @@ hypothesize: {max_hypotheses: 6}
 validate:
   {texts_per_hypothesis: 60, max_texts_per_hypothesis: 60, n_permutations: 200, null_control: false}
 activations: {sources: []}
+run: {offline: true}
 report: {dashboard: false}
 """
 # They state seconds, memory, the date, or how much an earlier run had left in the cache.

@@ -8,7 +8,6 @@ forbidden too: it would have no guard. Sockets that native code opens by itself 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import pickle  # noqa: TID251  to forbid it
@@ -19,14 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from whatchanged.models.offline import host_asked_for, is_this_machine
+
 PROCESSES = {
     "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn",
     "subprocess.Popen",
 }  # fmt: skip
 # How joblib, below scikit-learn, counts the machine's cores.
 COUNTS_CORES = {"lscpu"}
-SENDS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
-LOOK_UPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
 
 
 class ForbiddenError(RuntimeError):
@@ -84,10 +83,9 @@ class Guard:
             self.check_source(event, args[0].co_filename)
         elif event == "compile":
             self.check_source(event, args[1])
-        elif event in SENDS:
-            self.check_address(event, args[-1])
-        elif event in LOOK_UPS:
-            self.check_host(event, args[0])
+        elif (host := host_asked_for(event, args)) is not None:
+            if not is_this_machine(host):
+                self.refuse(f"{event} {host}")
         elif event == "subprocess.Popen" and args[0] in COUNTS_CORES:
             pass
         elif event in PROCESSES:
@@ -97,21 +95,6 @@ class Guard:
         name = os.fsdecode(name) if isinstance(name, str | bytes) else ""
         if any(name.startswith(f"{folder}{os.sep}") for folder in self.folders):
             self.refuse(f"{event} {name}")
-
-    def check_address(self, event: str, address: Any) -> None:
-        if isinstance(address, tuple):
-            self.check_host(event, address[0])
-
-    def check_host(self, event: str, host: Any) -> None:
-        host = host.decode() if isinstance(host, bytes) else host
-        if not host or host == "localhost":
-            return
-        try:
-            is_here = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            is_here = False
-        if not is_here:
-            self.refuse(f"{event} {host}")
 
 
 def main(report: str, folders: str, module: str, *arguments: str) -> None:

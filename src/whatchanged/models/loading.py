@@ -23,6 +23,7 @@ from whatchanged.config import (
     ModelConfig,
 )
 from whatchanged.errors import ConfigError, UsageError
+from whatchanged.models.offline import is_local_endpoint
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.steering import check_fits, identify_steering, read_steering, steer
@@ -217,12 +218,19 @@ def load_caller(api: ApiConfig, budget: BudgetConfig, ledger: CallLedger | None)
 def check_apis(config: AuditConfig) -> None:
     """Nothing, where every API of the config has its key, and its price where the budget needs one.
 
-    Raises MissingDependencyError for a key, ConfigError for prices or a price that is not there.
+    Raises MissingDependencyError for a key, ConfigError for prices or a price that is not there,
+    and for an API of another machine in an offline run.
     """
     from whatchanged.models.prices import load_prices
 
     prices = load_prices(Path(config.budget.prices) if config.budget.prices else None)
     for name, api in config.apis.items():
+        if config.run.offline and not is_local_endpoint(api.endpoint):
+            raise ConfigError(
+                f"{name}.endpoint: expected an address of this machine, because run.offline is "
+                f"set, found {api.endpoint or 'the own address of ' + api.provider}: name a local "
+                "server, or set run.offline to false"
+            )
         _read_key(api.provider, api.endpoint, api.key_variable)
         if config.budget.max_usd is not None and api.model not in prices:
             raise ConfigError(

@@ -15,6 +15,7 @@ import yaml
 
 from whatchanged.config import AnyBlock, AuditConfig, Block, parse_config
 from whatchanged.errors import ConfigError
+from whatchanged.yaml_file import read_yaml
 
 Origin = Literal["default", "file", "override"]
 
@@ -90,14 +91,7 @@ def override_config(raw: Mapping[str, Any], overrides: Sequence[str], where: str
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"expected a config file at {path}, found none ({error.strerror}): check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    raw = read_yaml(path, "a config file")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of config keys, found {type(raw).__name__}")
     return raw

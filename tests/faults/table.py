@@ -27,6 +27,7 @@ ROWS = (
     ("forbidden calls made (pickle, code, network, processes)", "forbidden_calls"),
     ("files searched for a key", "files_searched"),
     ("secrets found", "secrets_found"),
+    ("malformed configs and inputs, each refused in one sentence", "malformed_inputs"),
     ("injections tried", "injections"),
     ("verdicts flipped by an injection", "injection_flips"),
 )

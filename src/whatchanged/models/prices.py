@@ -14,6 +14,7 @@ from pathlib import Path
 
 from whatchanged.errors import ConfigError
 from whatchanged.models.chat import ChatReply, ChatRequest
+from whatchanged.yaml_file import read_yaml
 
 _SHIPPED = Path(__file__).with_name("prices.yaml")
 _PER_TOKEN = 1e-6
@@ -90,14 +91,7 @@ def _n_bytes(request: ChatRequest) -> int:
 
 
 def _read_table(path: Path) -> Prices:
-    import yaml
-
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"prices {path}: expected a YAML file, found {type(error).__name__}: {error}"
-        ) from None
+    table = read_yaml(path, "a file of prices")
     models = table.get("models") if isinstance(table, dict) else None
     if not isinstance(models, dict):
         raise ConfigError(

@@ -106,5 +106,5 @@ def test_a_file_that_is_no_price_table_is_refused_in_a_sentence(tmp_path, conten
 
 
 def test_a_missing_file_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(ConfigError, match="expected a YAML file, found FileNotFoundError"):
+    with pytest.raises(ConfigError, match=r"expected a file of prices at .* found none"):
         load_prices(tmp_path / "none.yaml")

@@ -299,6 +299,8 @@ def _write_tables(
         folder.write_table(f"{STAGE}/{name}", rows)
     return {
         "n_components": len(own.labels),
+        "n_by_source": tables.count_sources(own.labels),
+        "selective": [json_row(row) for row in tables.best_units(selective)],
         "n_clusters": groups.n_clusters,
         "n_events": kept.n_events,
         "store_bytes": kept.n_bytes,

@@ -29,6 +29,7 @@ from whatchanged.keys import Keyable, content_key
 from whatchanged.models.device import may_use_gpu
 from whatchanged.models.loading import describe_decoder
 from whatchanged.models.offline import keep_offline
+from whatchanged.models.sae_latents import load_listed
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.runs import Run, load_run
 
@@ -98,14 +99,16 @@ class Collection:
     @cached_property
     def key(self) -> str:
         """The key of everything that decides what the models show on the texts."""
-        config = self.config
+        config, own = self.config, self.config.activations
+        saes = load_listed(own.saes).described() if "saes" in own.sources else []
         return content_key(
             "activations/2",
             [
                 describe_decoder(side, config.decode, config.prompts.format)
                 for side in (config.base, config.intervention)
             ],
-            config.activations.model_dump(mode="json", exclude={"keep", "contributions"}),
+            own.model_dump(mode="json", exclude={"keep", "contributions", "saes"}),
+            saes,
             config.seed,
             [
                 list(self.texts[column])

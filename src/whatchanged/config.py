@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from whatchanged.errors import ConfigError
+from whatchanged.config_blocks import Block, parse_block
+from whatchanged.sae_source import SaeSource
 
 # Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed: at
 # most this many times `texts_per_hypothesis`, where a behaviour is rare or a difference small.
@@ -21,13 +21,6 @@ AcquisitionName = Literal[
     "boundary", "posterior_width", "thompson", "divergence", "classifier", "undersampled",
     "combined",
 ]  # fmt: skip
-
-
-class Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-AnyBlock = TypeVar("AnyBlock", bound=Block)
 
 
 class ModelConfig(Block):
@@ -258,10 +251,12 @@ class ActivationsConfig(Block):
 
     A component fires where its magnitude exceeds `firing_share` of its largest. `n_directions` are
     those of each linear layer; `max_components` are kept in all, those on which the sides differ
-    most.
+    most. The latents of the sparse autoencoders in the list `saes` are read where `saes` is a
+    source.
     """
 
-    sources: tuple[Literal["weight_delta", "neurons"], ...] = ("weight_delta", "neurons")
+    sources: tuple[Literal["weight_delta", "neurons", "saes"], ...] = ("weight_delta", "neurons")
+    saes: tuple[SaeSource, ...] = ()
     keep: Literal["all", "sample", "summaries"] = "sample"
     max_texts: int = Field(2400, ge=2)
     chunk_texts: int = Field(250, ge=1)
@@ -269,6 +264,12 @@ class ActivationsConfig(Block):
     max_components: int = Field(4096, ge=1)
     firing_share: float = Field(0.5, ge=0, lt=1)
     contributions: ContributionsConfig = ContributionsConfig()
+
+    @model_validator(mode="after")
+    def _saes_are_listed(self) -> Self:
+        if "saes" in self.sources and not self.saes:
+            raise ValueError("the source saes needs `saes`, a list such as [{folder: demo:topk}]")
+        return self
 
 
 class ReportConfig(Block):
@@ -341,50 +342,3 @@ class AuditConfig(Block):
 def parse_config(raw: Mapping[str, Any], where: str) -> AuditConfig:
     """The audit's config in a plain mapping; raises what `parse_block` raises."""
     return parse_block(AuditConfig, raw, where)
-
-
-def parse_block(kind: type[AnyBlock], raw: Mapping[str, Any], where: str) -> AnyBlock:
-    """The block of this kind in a plain mapping; `where` names its origin in errors (ConfigError):
-    one sentence per problem, with the nearest known key."""
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        problems = "; ".join(_sentence(kind, detail) for detail in error.errors())
-        raise ConfigError(f"{where}: {problems}") from None
-
-
-def _sentence(kind: type[Block], detail: Any) -> str:
-    location = tuple(str(part) for part in detail["loc"])
-    dotted = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(kind, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        advice = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key {dotted!r}: {advice}"
-    if detail["type"] == "missing":
-        return f"key {dotted!r} is missing: it has no default"
-    if detail["type"] == "none_required":
-        return f"{dotted}: expected null (not supported by this version), found {detail['input']!r}"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message}, found {detail['input']!r}"
-
-
-def _known_keys(kind: type[BaseModel], location: tuple[str, ...]) -> list[str]:
-    block = kind
-    for name in location:
-        if name.isdecimal():  # a place in a list, whose items `_block_in` has found
-            continue
-        field = next((f for key, f in block.model_fields.items() if name in (key, f.alias)), None)
-        inner = None if field is None else _block_in(field.annotation)
-        if inner is None:
-            return []
-        block = inner
-    return [field.alias or key for key, field in block.model_fields.items()]
-
-
-def _block_in(annotation: Any) -> type[BaseModel] | None:
-    """The block that an annotation names: itself, or one that may be null or stands in a list."""
-    for one in (annotation, *get_args(annotation)):
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            return one
-    return None

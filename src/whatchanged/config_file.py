@@ -13,7 +13,8 @@ from typing import Any, Generic, Literal
 
 import yaml
 
-from whatchanged.config import AnyBlock, AuditConfig, Block, parse_config
+from whatchanged.config import AuditConfig, parse_config
+from whatchanged.config_blocks import AnyBlock, Block
 from whatchanged.errors import ConfigError
 from whatchanged.yaml_file import read_yaml
 
@@ -22,7 +23,7 @@ Origin = Literal["default", "file", "override"]
 _PATHS = (
     ("base", "model"), ("base", "adapter"), ("base", "steering"),
     ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
-    ("prompts", "file"), ("embed", "model"),
+    ("prompts", "file"), ("embed", "model"), ("activations", "saes", "folder"),
     ("report", "ground_truth"), ("budget", "prices"),
 )  # fmt: skip
 
@@ -52,10 +53,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig[Audit
 
 
 def read_values(
-    path: Path, overrides: Sequence[str], paths: Sequence[tuple[str, str]]
+    path: Path, overrides: Sequence[str], paths: Sequence[tuple[str, ...]]
 ) -> tuple[dict[str, Any], dict[str, Origin]]:
     """The values of a YAML file with `a.b=c` overrides on top, not checked yet, and the origin of
-    each dotted key. `paths` are the blocks and keys (also of a list of blocks) that hold paths.
+    each dotted key. `paths` are the keys that hold paths, behind their blocks (or lists of blocks).
 
     Raises ConfigError for a file that cannot be read and for an override that is none.
     """
@@ -119,16 +120,24 @@ def _set_dotted(raw: dict[str, Any], dotted: str, value: Any) -> None:
     raw[leaf] = value
 
 
-def _resolve_paths(raw: dict[str, Any], folder: Path, paths: Sequence[tuple[str, str]]) -> None:
-    for block, key in paths:
-        found = raw.get(block)
-        for values in found if isinstance(found, list) else [found]:
-            if not isinstance(values, dict) or not isinstance(values.get(key), str):
+def _resolve_paths(raw: dict[str, Any], folder: Path, paths: Sequence[tuple[str, ...]]) -> None:
+    for *blocks, key in paths:
+        for values in _blocks_at(raw, blocks):
+            value = values.get(key)
+            if not isinstance(value, str) or value.startswith("demo:"):
                 continue
-            value = values[key]
             beside = folder / value
-            if not value.startswith("demo:") and (beside.exists() or value.startswith((".", "~"))):
+            if beside.exists() or value.startswith((".", "~")):
                 values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
+
+
+def _blocks_at(raw: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The blocks at a path of names; one of them may be a list of blocks."""
+    if isinstance(raw, list):
+        return [block for item in raw for block in _blocks_at(item, names)]
+    if not isinstance(raw, dict):
+        return []
+    return _blocks_at(raw.get(names[0]), names[1:]) if names else [raw]
 
 
 def _dotted_keys(raw: Any, prefix: str = "") -> Iterable[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from whatchanged.config import Auto, Block, ModelConfig, RunConfig, parse_block
+from whatchanged.config import Auto, ModelConfig, RunConfig
+from whatchanged.config_blocks import Block, parse_block
 from whatchanged.config_file import LoadedConfig, read_values
+from whatchanged.sae_source import SaeSource
 
 # The grammar of the embedded pair, as a text file's name.
 DEMO_TEXTS = "demo:categories"
@@ -18,29 +20,6 @@ _PATHS = (
     ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
     ("saes", "folder"), ("texts", "file"),
 )  # fmt: skip
-
-
-class SaeSource(Block):
-    """One SAE: a folder in SAELens's format (`demo:NAME` is an embedded one), or the `id` of a
-    `release` that SAELens knows or of a hub repository.
-
-    `name` stands in tables; by default the folder's, or release and id. `overrides` are keys of
-    SAELens's `cfg.json` that the SAE's own config leaves out or states wrongly.
-    """
-
-    folder: str | None = None
-    release: str | None = None
-    id: str | None = None
-    name: str | None = Field(None, min_length=1)
-    overrides: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _has_one_place(self) -> Self:
-        is_release = self.release is not None and self.id is not None
-        is_part = (self.release is None) != (self.id is None)
-        if is_part or is_release == (self.folder is not None):
-            raise ValueError("expected either `folder`, or `release` and `id`")
-        return self
 
 
 class CategorizedTextsConfig(Block):

@@ -397,6 +397,8 @@ def change_model(run: Path, model: str) -> None:
         ("decode.temperature=0.5", UsageError,
          ["overrides of activations or run", "'decode.temperature=0.5'", "run the audit again"]),
         ("activations.sources=[neuron]", ConfigError, ["activations.sources", "'neurons'"]),
+        ("activations.sources=[saes]", ConfigError, ["needs `saes`", "[{folder: demo:topk}]"]),
+        ("activations.saes=[{folde: demo:topk}]", ConfigError, ["did you mean 'folder'?"]),
         ("activations.max_textes=7", ConfigError, ["did you mean 'max_texts'?"]),
         ("activations.firing_share=1", ConfigError, ["activations.firing_share"]),
         ("activations", ConfigError, ["--set expects key=value"]),
@@ -445,6 +447,44 @@ def test_a_source_that_the_pair_does_not_have_is_skipped_with_the_reason(own: Pa
     assert set(components["source"]) == {"neurons@base", "neurons@intervention"}
     assert run.read_table("activations/contributions").empty
     assert summary["contributions"] == []
+
+
+def test_latents_of_saes_are_collected_beside_other_components(own: Path, tmp_path: Path) -> None:
+    from whatchanged.activations.evidence import describe_collection
+    from whatchanged.dashboard.activation_parts import ActivationParts, read_collected
+    from whatchanged.dashboard.rows import order_texts
+
+    saes = f"activations.saes=[{{folder: demo:topk}}, {{folder: {tmp_path}/gone}}]"
+    summary = collect(own, *FEW, "activations.sources=[saes, weight_delta]", saes)
+    assert list(summary["skipped"]) == ["saes/gone"]
+    assert "found no cfg.json" in summary["skipped"]["saes/gone"]
+    run = whatchanged.load(own)
+    components, selective = (
+        run.read_table(f"activations/{name}") for name in ("components", "selective")
+    )
+    counts = components["source"].value_counts().to_dict()
+    assert {name: counts[name] for name in summary["n_by_source"]} == summary["n_by_source"]
+    assert set(summary["n_by_source"]) == {"saes@base", "saes@intervention", "weight_delta"}
+    latents = components[components["source"].str.startswith("saes@")]
+    assert latents["label"].str.fullmatch(r"saes@(base|intervention)/topk:\d+").all()
+    store = ActivationStore(own / "activations" / "store")
+    assert set(latents["label"]) <= set(store.groups.labels)
+    named = selective["unit"].str.startswith("saes@")
+    assert named.any()
+    assert set(selective.loc[named, "unit"]) <= set(latents["label"])
+    said = describe_collection(summary)
+    assert f"{counts['saes@base']:,} saes@base" in said
+    best = selective[(selective["kind"] == "finding") & (selective["contrast"] == "texts")]
+    first = best.drop_duplicates("name").iloc[0]
+    assert f"| {first['name']} | {first['unit']} | {first['auc']:.2f} |" in said
+    found = read_collected(run)
+    assert not isinstance(found, str)
+    ids = [finding["id"] for finding in run.findings]
+    parts = ActivationParts(found, order_texts(run.texts, run.findings), ids)
+    assert {unit for unit in parts.units if unit.startswith("saes@")} >= set(
+        selective.loc[named, "unit"]
+    )
+    assert b'"source":"saes@' in parts.encode().replace(b'": "', b'":"')
 
 
 def test_without_a_source_nothing_is_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,30 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     assert config.base.model == "org/before"
 
 
+def test_paths_in_a_list_of_a_block_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    path = tmp_path / "latents.yaml"
+    path.write_text(
+        TWO_MODELS + "activations:\n  sources: [saes]\n  saes:\n"
+        "    - {folder: mine}\n    - {folder: demo:topk}\n    - {release: org/saes, id: layer_3}\n"
+    )
+    loaded = load_config(path)
+    mine, demo, release = loaded.config.activations.saes
+    assert (mine.folder, demo.folder) == (str(tmp_path / "mine"), "demo:topk")
+    assert (release.release, release.id) == ("org/saes", "layer_3")
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.to_yaml())
+    assert load_config(again).config == loaded.config
+
+
+def test_latents_need_a_list_of_saes(config_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the source saes needs `saes`, a list such as"):
+        load_config(config_file, ["activations.sources=[saes]"])
+    listed = ["activations.sources=[saes]", "activations.saes=[{release: org/saes}]"]
+    with pytest.raises(ConfigError, match="expected either `folder`, or `release` and `id`"):
+        load_config(config_file, listed)
+
+
 def test_packaged_names_are_left_alone(config_file: Path) -> None:
     config = load_config(config_file, ["prompts.file=demo:prompts.jsonl"]).config
     assert config.prompts.file == "demo:prompts.jsonl"

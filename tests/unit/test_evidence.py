@@ -26,6 +26,8 @@ from whatchanged.activations.selectivity import TextSummaries
 from whatchanged.activations.tables import (
     COMPONENT_COLUMNS,
     TOKEN_COLUMNS,
+    best_units,
+    count_sources,
     tabulate_components,
     tabulate_tokens,
 )
@@ -290,6 +292,33 @@ def test_the_collection_is_described_with_what_was_not_read_and_what_was_carried
     assert "Not read: neurons: no MLP was recognized." in said
     assert "| h1 | 4.00 | - | 0 of 2 |" in said
     assert "h2" not in said
+
+
+def test_the_collection_is_described_by_source_and_with_the_best_unit_beside_the_control() -> None:
+    labels = ["saes@base/topk:7", "saes@base/topk:9", "weight_delta/m.q_proj:0"]
+    assert count_sources(labels) == {"saes@base": 2, "weight_delta": 1}
+    assert count_sources([]) == {}
+    rows = [
+        ("finding", "h1", "sides", "n/mlp:1", 0.7),
+        ("finding", "h1", "texts", "saes@base/topk:7", 0.9),
+        ("finding", "h1", "texts", "n/mlp:1", 0.8),
+        ("cluster", "r-0-1", "texts", "n/mlp:2", 0.6),
+        ("finding", "h2", "texts", "n/mlp:3", float("nan")),
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "name", "contrast", "unit", "auc"])
+    best = best_units(table.assign(control_auc=0.75, p_adjusted=0.01))
+    assert [(row["finding"], row["unit"]) for row in best] == [
+        ("h1", "saes@base/topk:7"), ("h2", "n/mlp:3")
+    ]  # fmt: skip
+    said = describe_collection(
+        {
+            "n_components": 3, "n_texts": 4, "sources": ["saes"], "skipped": {},
+            "contributions": [], "n_by_source": count_sources(labels), "selective": best[:1],
+        }
+    )  # fmt: skip
+    assert "Of them: 2 saes@base, 1 weight_delta." in said
+    assert "| h1 | saes@base/topk:7 | 0.90 | 0.75 |" in said
+    assert said.endswith("texts that differ in words differ in everything.")
 
 
 def test_a_collection_of_nothing_is_one_line() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whatchanged.config import parse_block
+from whatchanged.config_blocks import parse_block
 from whatchanged.errors import ConfigError
 from whatchanged.sae_config import SaeComparisonConfig, load_comparison
 

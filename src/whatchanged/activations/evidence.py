@@ -184,7 +184,18 @@ def describe_collection(summary: Mapping[str, Any]) -> str:
         f"{summary['n_components']:,} components read on {summary['n_texts']:,} texts "
         f"({', '.join(summary['sources']) or 'no source'})."
     ]
+    if parts := summary.get("n_by_source"):
+        lines += ["Of them: " + ", ".join(f"{n:,} {source}" for source, n in parts.items()) + "."]
     lines += [f"Not read: {source}: {why}." for source, why in summary["skipped"].items()]
+    if best := summary.get("selective"):
+        lines += ["", "| finding | best at telling its texts | AUC | best random direction |"]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {row['finding']} | {row['unit']} | {_shown(row['auc'])} | "
+            f"{_shown(row['control_auc'])} |"
+            for row in best
+        ]
+        lines += ["", "Selective is not causal: texts that differ in words differ in everything."]
     if own := [part for part in summary["contributions"] if part.get("n_directions")]:
         head = "| finding | nats beyond other texts | carried by directions | significant |"
         lines += ["", head, "|---|---|---|---|"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def tabulate_components(
     return pd.DataFrame(
         {
             "label": list(summaries.labels),
-            "source": [label.partition("/")[0] for label in summaries.labels],
+            "source": [source_of(label) for label in summaries.labels],
             "maximum": table.maxima[table.is_alive],
             "threshold": thresholds,
             "rate_base": rates[0],
@@ -51,6 +52,26 @@ def tabulate_components(
             "cluster": [cluster_of.get(label) for label in summaries.labels],
         }
     )[list(COMPONENT_COLUMNS)]
+
+
+def count_sources(labels: Sequence[str]) -> dict[str, int]:
+    """The number of components by source, in the order of the labels."""
+    return dict(Counter(source_of(label) for label in labels))
+
+
+def source_of(label: str) -> str:
+    """What a component is, and of which model: `neurons@base`, `saes@intervention`."""
+    return label.partition("/")[0]
+
+
+def best_units(selective: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each finding, the component or component cluster that best tells its texts from others:
+    `finding`, `unit`, `auc`, `control_auc` and `p_adjusted` of the rows of `evidence`."""
+    is_shown = (selective["kind"] == "finding") & (selective["contrast"] == "texts")
+    first = selective[is_shown].drop_duplicates("name")
+    figures = first[["name", "unit", "auc", "control_auc", "p_adjusted"]]
+    rows: list[dict[Any, Any]] = figures.rename(columns={"name": "finding"}).to_dict("records")
+    return rows
 
 
 def tabulate_tokens(

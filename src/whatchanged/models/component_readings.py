@@ -1,8 +1,9 @@
 """The components of both models of a pair, read on the replies of texts.
 
-Neurons are read in either model, so that one text shows what the intervention did to them. The
-directions of the weight change are read where they act: in the intervention. Beside them stand as
-many directions drawn at random, the control without which no figure of theirs means anything.
+Neurons and the latents of sparse autoencoders are read in either model, so that one text shows
+what the intervention did to them. The directions of the weight change are read where they act: in
+the intervention. Beside them stand as many directions drawn at random, the control without which no
+figure of theirs means anything.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ from whatchanged.models.contribution_totals import ContributionReader, open_cont
 from whatchanged.models.device import batch_bytes
 from whatchanged.models.loading import load_scorer
 from whatchanged.models.neurons import NeuronSource
+from whatchanged.models.sae_latents import SaeLatents, load_listed
 from whatchanged.models.scoring import PairScorer
 from whatchanged.models.weight_delta import random_directions, weight_delta
 from whatchanged.records import Side
 
 # A batch's activations on the device, on the host, and cut to the replies.
 _COPIES = 3
+# Of one module, while its activations are made: a gated autoencoder holds this many.
+_COPIES_ENCODED = 3
 # More rows than this only grow the working set.
 _MAX_ROWS = 64
 
@@ -102,7 +106,8 @@ class ComponentReader:
         return [[*encoded[p].ids, *reply] for p, reply in zip(prompts, replies, strict=True)]
 
     def _cut(self, left: list[int], n_tokens: int) -> tuple[list[int], list[int]]:
-        n_bytes = 4 * _COPIES * n_tokens * sum(self.modules.values())
+        sizes = self.modules.values()
+        n_bytes = 4 * n_tokens * (_COPIES * sum(sizes) + _COPIES_ENCODED * max(sizes, default=0))
         fitting = batch_bytes(self.pair.intervention.model.device) // max(1, n_bytes)
         n_rows = max(1, min(_MAX_ROWS, fitting))
         return left[:n_rows], left[n_rows:]
@@ -166,6 +171,13 @@ def open_reader(pair: PairScorer, config: ActivationsConfig, *, seed: int) -> Co
         else:
             for side, source in neurons.items():
                 sources[side].append(source)
+    if "saes" in config.sources:
+        listed = load_listed(config.saes).fitting(list(_models(pair).values()))
+        skipped |= listed.skipped
+        special = tuple(pair.base.tokenizer.all_special_ids)
+        for side, own in sources.items():
+            if listed.saes:
+                own.append(SaeLatents(listed.saes, special, f"saes@{side}"))
     collectors = {
         side: ComponentCollector(model, sources[side])
         for side, model in _models(pair).items()

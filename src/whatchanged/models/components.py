@@ -30,6 +30,8 @@ class Probe:
     `module` is the name under which the components are labelled (`module:index`), the source's
     name before a slash. `site` is the dotted name of the torch module, `reads` which end of it,
     `encode` what turns `(batch, seq, width)` there into `(batch, seq, n_components)` float32.
+    `counts` says of token ids and mask `(batch, seq)` at which tokens the components mean
+    something: at others they are 0. None: everywhere.
     """
 
     module: str
@@ -37,14 +39,12 @@ class Probe:
     reads: Literal["input", "output"]
     n_components: int
     encode: Callable[[torch.Tensor], torch.Tensor]
+    counts: Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.bool_]] | None = None
 
 
 class ComponentSource(Protocol):
-    """Something that knows components of a model: neurons, rank-one directions, latents.
-
-    A sparse autoencoder fits in as a probe that reads the output of a decoder layer and whose
-    `encode` is the autoencoder's own.
-    """
+    """Something that knows components of a model: neurons, rank-one directions, latents of sparse
+    autoencoders."""
 
     def probes(self, model: Any) -> tuple[Probe, ...]:
         """Where to read in this model, in the order in which its modules are concatenated.
@@ -114,7 +114,11 @@ class ComponentCollector:
                 f"expected the model to pass through every module, and it never reached "
                 f"{missing[0]!r}: leave its source out"
             )
-        return {name: found[name].cpu().numpy() for name in self.modules}
+        blocks = {name: found[name].cpu().numpy() for name in self.modules}
+        for probe in self._probes:
+            if probe.counts is not None:
+                blocks[probe.module][~probe.counts(token_ids, mask)] = 0
+        return blocks
 
     @contextmanager
     def _hooked(self, shape: tuple[int, ...]) -> Iterator[dict[str, torch.Tensor]]:

@@ -143,6 +143,27 @@ def padded(rows: Sequence[TokenIds], side: str) -> tuple[NDArray[np.int64], NDAr
     return moved, np.ascontiguousarray(mask[:, ::-1])
 
 
+def is_like_training(
+    sae: Sae,
+    special_ids: Sequence[int],
+    token_ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Which tokens are like those that an SAE was trained on, by id and by position in the text
+    (0 is the first, negative ones are padding); all three arrays have one shape. `special_ids` are
+    the tokenizer's."""
+    settings = sae.settings
+    excluded = settings.excluded_tokens
+    if not isinstance(excluded, tuple):
+        excluded = tuple(special_ids) if excluded else ()
+    # The slice is of the training context, so a negative end counts from there.
+    kept = np.zeros(settings.context_size, dtype=bool)
+    kept[slice(*settings.positions)] = True
+    is_kept = (positions >= 0) & (positions < len(kept))
+    is_kept[is_kept] = kept[positions[is_kept]]
+    return np.asarray(is_kept & ~np.isin(token_ids, excluded))
+
+
 def _start_id(tokenizer: Any, saes: Sequence[Sae]) -> int | None:
     wanting = [sae.name for sae in saes if sae.settings.prepends_start]
     refusing = [sae.name for sae in saes if not sae.settings.prepends_start]
@@ -178,14 +199,7 @@ def _counts(
 ) -> tuple[NDArray[np.bool_], ...]:
     """Which tokens of each text are like those that the SAE was trained on."""
     context = sae.settings.context_size
-    excluded = sae.settings.excluded_tokens
-    if not isinstance(excluded, tuple):
-        excluded = tuple(tokenizer.all_special_ids) if excluded else ()
-    # The slice is of the training context, so a negative end counts from there.
-    kept = np.zeros(context, dtype=bool)
-    kept[slice(*sae.settings.positions)] = True
-    if without_start:
-        kept[0] = False
+    special = tuple(tokenizer.all_special_ids)
     counts = []
     for place, row in enumerate(rows):
         if len(row) > context:
@@ -193,7 +207,9 @@ def _counts(
                 f"expected texts of at most {context} tokens, the context of SAE {sae.name!r} in "
                 f"training, found {len(row)} in text {place}: cut it or leave it out"
             )
-        counts.append(kept[: len(row)] & [token not in excluded for token in row])
+        ids, positions = np.array(row), np.arange(len(row))
+        counts.append(is_like_training(sae, special, ids, positions))
+        counts[-1][: int(without_start)] = False
         if not counts[-1].any():
             raise InputError(
                 f"expected a token that counts for SAE {sae.name!r} in every text, found none in "

@@ -17,7 +17,7 @@ from whatchanged.models.sae_folders import load_sae_folder, load_sae_release
 from whatchanged.models.sae_inputs import find_places, read_texts
 from whatchanged.models.saes import Sae
 from whatchanged.models.weights import resolve_model
-from whatchanged.sae_config import SaeSource
+from whatchanged.sae_source import SaeSource
 
 if TYPE_CHECKING:
     from whatchanged.models.transformers_decoder import TransformersDecoder

@@ -1,11 +1,13 @@
 """What collecting components costs beside the forward pass: time and memory.
 
     python -m benchmarks.component_sources [--quick] [--json] [--base NAME] [--intervention NAME]
+        [--sae FOLDER]...
 
 Both passes read the same batch in one process, in turns; what is compared are medians of the ratios
 of neighbouring turns. The plain pass is `model(input_ids, attention_mask)`; `lean` is the same
 without logits but for the last place, which collecting does not compute either. `process` adds the
-joining of modules. Memory is the growth of the process's peak over that of plain passes.
+joining of modules. SAEs that do not fit the model are left out. Memory is the growth of the
+process's peak over that of plain passes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import os
 import resource
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,21 +34,28 @@ Figures = dict[str, Any]
 N_TEXTS, N_TOKENS = 32, 128
 
 
-def measure(base_name: str, intervention_name: str, n_repeats: int) -> Figures:
+def measure(
+    base_name: str, intervention_name: str, sae_folders: Sequence[str], n_repeats: int
+) -> Figures:
     """The figures of a pair: cost ratios, seconds of a plain pass, components, peak memory."""
     import torch
 
     from whatchanged.activations.processing import ComponentMaxima, process_activations
     from whatchanged.models.components import ComponentCollector, ComponentSource
     from whatchanged.models.neurons import NeuronSource
+    from whatchanged.models.sae_latents import SaeLatents, load_listed
     from whatchanged.models.weight_delta import weight_delta
+    from whatchanged.sae_source import SaeSource
 
     base, model = load_network(base_name), load_network(intervention_name)
     delta = weight_delta(base, model)
+    listed = load_listed(tuple(SaeSource(folder=name) for name in sae_folders)).fitting([model])
+    latents: list[ComponentSource] = [SaeLatents(listed.saes)] if listed.saes else []
     sources: dict[str, list[ComponentSource]] = {
         "neurons": [NeuronSource()],
         "weight_delta": [delta],
-        "all": [delta, NeuronSource()],
+        "saes": latents,
+        "all": [delta, NeuronSource(), *latents],
     }
     ids, mask = draw_batch(int(model.get_input_embeddings().weight.shape[0]))
     tokens = torch.from_numpy(ids).to(model.device)
@@ -58,7 +67,9 @@ def measure(base_name: str, intervention_name: str, n_repeats: int) -> Figures:
         if model.device.type == "cuda":
             torch.cuda.synchronize()
 
-    collectors = {name: ComponentCollector(model, parts) for name, parts in sources.items()}
+    collectors = {
+        name: ComponentCollector(model, parts) for name, parts in sources.items() if parts
+    }
     maxima = ComponentMaxima(collectors["all"].modules)
     ways: dict[str, Callable[[], object]] = {
         "plain": run_plain,
@@ -77,6 +88,7 @@ def measure(base_name: str, intervention_name: str, n_repeats: int) -> Figures:
         "pair": [base_name, intervention_name],
         "device": str(model.device),
         "batch": [N_TEXTS, N_TOKENS],
+        "saes": {sae.name: sae.settings.d_sae for sae in listed.saes},
         "n_components": {name: sum(c.modules.values()) for name, c in collectors.items()},
         "plain_s": statistics.median(seconds["plain"]),
         "times_plain": {name: paired_ratio(seconds[name], seconds["plain"]) for name in ways},
@@ -121,8 +133,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--base", default="demo:base")
     parser.add_argument("--intervention", default="demo:intervention")
+    parser.add_argument("--sae", action="append", metavar="FOLDER", help="an SAE of the model")
     args = parser.parse_args()
-    figures = measure(args.base, args.intervention, 15 if args.quick else 60)
+    saes = args.sae or ["demo:topk", "demo:jumprelu"]
+    figures = measure(args.base, args.intervention, saes, 15 if args.quick else 60)
     print(f"plain forward pass of {N_TEXTS} x {N_TOKENS} tokens: {figures['plain_s'] * 1e3:.1f} ms")
     for name, ratio in figures["times_plain"].items():
         lean = figures["times_lean"][name]

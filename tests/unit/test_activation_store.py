@@ -80,6 +80,45 @@ def test_what_is_read_back_equals_the_triple_loop_exactly(tmp_path_factory, work
     assert store.check() == []
 
 
+def stated_errors(batch, precision):
+    """A batch whose activations are how far each may be off; a zero is never off."""
+    exact = np.abs(batch.activations)
+    largest = exact.max(axis=0 if precision == "int8" else None, initial=0)
+    bound = largest / 127 * 1.000001 if precision == "int8" else 2**-11 * exact + 2**-38 * largest
+    return replace(batch, activations=np.where(exact > 0, bound, 0).astype(np.float32))
+
+
+@settings(max_examples=40, deadline=None)
+@given(workloads(), st.sampled_from(["float16", "int8"]))
+def test_what_is_read_back_is_the_triple_loops_within_the_stated_error(
+    tmp_path_factory, workload, precision
+):
+    # Opposite signs may cancel before rounding and not after it, or the other way round.
+    groups, batches, segment_bytes, chunk_texts = workload
+    batches = [replace(batch, activations=np.abs(batch.activations)) for batch in batches]
+    store = store_all(
+        tmp_path_factory.mktemp("store"), groups, batches,
+        precision=precision, segment_bytes=segment_bytes, chunk_texts=chunk_texts,
+    )  # fmt: skip
+    expected = loop_over_everything(batches, groups)
+    errors = loop_over_everything([stated_errors(batch, precision) for batch in batches], groups)
+    names = [*groups.clusters, *groups.labels]
+    in_clusters = {label for label, c in zip(groups.labels, groups.cluster_of, strict=True)
+                   if c >= 0}  # fmt: skip
+    for name in names:
+        is_cluster = name in groups.clusters
+        if not is_cluster and name not in in_clusters:
+            continue
+        rows = list(store.cluster_rows(name) if is_cluster else store.component_rows(name))
+        exact, off = (parts[0 if is_cluster else 1][name] for parts in (expected, errors))
+        assert [row.text_key for row in rows] == [key for key, _, _ in exact]
+        for row, (_, token_ids, values), (_, _, bound) in zip(rows, exact, off, strict=True):
+            np.testing.assert_array_equal(row.token_ids, token_ids)
+            # Sums of up to six members in float32.
+            assert (np.abs(row.activations - values) <= bound + 8 * 2**-24 * values).all()
+            np.testing.assert_array_equal(row.activations > 0, values > 0)
+
+
 @pytest.mark.parametrize("n_texts", [1, 128])
 @pytest.mark.parametrize("sizes", [[1], [5], [3, 0, 4, 70]])
 def test_batches_of_one_text_and_of_128_come_back(tmp_path, n_texts, sizes):

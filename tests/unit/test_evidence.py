@@ -307,13 +307,11 @@ def test_the_collection_is_described_by_source_and_with_the_best_unit_beside_the
     ]
     table = pd.DataFrame(rows, columns=["kind", "name", "contrast", "unit", "auc"])
     best = best_units(table.assign(control_auc=0.75, p_adjusted=0.01))
-    assert [(row["finding"], row["unit"]) for row in best] == [
-        ("h1", "saes@base/topk:7"), ("h2", "n/mlp:3")
-    ]  # fmt: skip
+    assert [(row["finding"], row["unit"]) for row in best] == [("h1", "saes@base/topk:7")]
     said = describe_collection(
         {
             "n_components": 3, "n_texts": 4, "sources": ["saes"], "skipped": {},
-            "contributions": [], "n_by_source": count_sources(labels), "selective": best[:1],
+            "contributions": [], "n_by_source": count_sources(labels), "selective": best,
         }
     )  # fmt: skip
     assert "Of them: 2 saes@base, 1 weight_delta." in said

@@ -66,9 +66,10 @@ def source_of(label: str) -> str:
 
 def best_units(selective: pd.DataFrame) -> list[dict[str, Any]]:
     """For each finding, the component or component cluster that best tells its texts from others:
-    `finding`, `unit`, `auc`, `control_auc` and `p_adjusted` of the rows of `evidence`."""
+    `finding`, `unit`, `auc`, `control_auc` and `p_adjusted` of the rows of `evidence`. Findings on
+    whose texts nothing could be measured are left out."""
     is_shown = (selective["kind"] == "finding") & (selective["contrast"] == "texts")
-    first = selective[is_shown].drop_duplicates("name")
+    first = selective[is_shown & selective["auc"].notna()].drop_duplicates("name")
     figures = first[["name", "unit", "auc", "control_auc", "p_adjusted"]]
     rows: list[dict[Any, Any]] = figures.rename(columns={"name": "finding"}).to_dict("records")
     return rows

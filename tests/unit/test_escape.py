@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 from example_run import HOSTILE
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -84,7 +84,8 @@ def test_every_text_can_be_written_as_utf8(text: str) -> None:
         assert written.encode("utf-8").decode("utf-8") == written
 
 
-@given(ANY_TEXT)
+@given(st.one_of(ANY_TEXT, MARKUP_TEXT))
+@example("<b>&lt;</b>")
 def test_a_page_holds_the_text_and_no_tag_of_its_own(text: str) -> None:
     elements = parse_html(f"<p>{for_page(text)}</p>")
     assert {tag for tag, _ in elements.tags} <= {"p", "i"}
@@ -92,7 +93,8 @@ def test_a_page_holds_the_text_and_no_tag_of_its_own(text: str) -> None:
     assert elements.text == expected
 
 
-@given(ANY_TEXT)
+@given(st.one_of(ANY_TEXT, MARKUP_TEXT))
+@example('" onclick="alert(1)')
 def test_an_attribute_holds_the_text_and_stays_one_attribute(text: str) -> None:
     ((_, attributes),) = parse_html(f'<p title="{for_attribute(text)}">').tags
     assert attributes == {"title": show_hidden(text)}

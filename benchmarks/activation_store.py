@@ -338,8 +338,9 @@ def print_reading(figures: Figures) -> Figures:
     )
     for state, wanted in (("warm", 2), ("cold", 10)):
         print(
-            f"{state}: {figures[f'{state}_ms']:.2f} ms median, {figures[f'{state}_max_ms']:.2f}"
-            f" most (target {wanted})"
+            f"{state}: {figures[f'{state}_ms']:.2f} ms median, {figures[f'{state}_min_ms']:.2f}"
+            f" least, {figures[f'{state}_max_ms']:.2f} most; of the processor"
+            f" {figures[f'{state}_cpu_ms']:.2f} (target {wanted})"
         )
     print(f"open {figures['open_ms']:.0f} ms, summaries {figures['summaries_ms']:.0f} ms, once")
     return figures

@@ -177,7 +177,7 @@ def run_with_cache(model: Any, ids: Any) -> dict[str, Any]:
 
     handles = [module.register_forward_hook(keeper(name)) for name, module in model.named_modules()]
     try:
-        model(input_ids=ids)
+        model(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

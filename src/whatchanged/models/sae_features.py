@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 Pooling = Literal["last", "max", "mean"]
 
-# Values of one dense block of features (128 MiB in float32), before it is made sparse.
-_MAX_BLOCK = 2**25
-
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -100,12 +97,14 @@ def extract_features(
     batches = list(batches_of(read.rows, model.device.type, batch_size))
     for batch in batches:
         ids, mask = padded([read.rows[i] for i in batch], tokenizer.padding_side)
-        found = collector.collect(ids, mask)
         with torch.inference_mode():
+            passing = {
+                name: torch.from_numpy(found[mask]).to(model.device)
+                for name, found in collector.collect(ids, mask).items()
+            }
             for sae in saes:
-                passing = torch.from_numpy(found[places.label(sae)][mask]).to(model.device)
                 counts = [read.counts[sae.name][i] for i in batch]
-                gathered[sae.name].add(places.entering(sae, passing), counts)
+                gathered[sae.name].add(places.entering(sae, passing[places.label(sae)]), counts)
     order = np.array([i for batch in batches for i in batch])
     lengths = np.array([len(row) for row in read.rows], dtype=np.int64)
     return Extraction(
@@ -128,10 +127,8 @@ def pool_tokens(
 
     starts = _starts(np.array([len(part) for part in counts]))
     if pooling == "last":
-        last = [
-            start + np.flatnonzero(part)[-1] for start, part in zip(starts, counts, strict=False)
-        ]
-        return tokens[np.array(last)]
+        place = np.where(np.concatenate(counts), np.arange(starts[-1]), -1)
+        return tokens[np.maximum.reduceat(place, starts[:-1])]
     shape = (len(counts), tokens.shape[1])
     text_of_token = np.repeat(np.arange(len(counts)), np.diff(starts))
     if pooling == "mean":
@@ -165,37 +162,27 @@ class _Gathered:
     def add(self, entering: torch.Tensor, counts: Sequence[NDArray[np.bool_]]) -> None:
         """Takes a batch: what enters the SAE `(n_tokens, d_in)`, text after text, and which of
         each text's tokens count."""
-        from scipy.sparse import vstack
+        import torch
 
-        d_sae = self._sae.settings.d_sae
         is_counted = np.concatenate(counts)
-        n_rows = max(1, _MAX_BLOCK // d_sae)
-        blocks = []
-        for start in range(0, len(entering), n_rows):
-            part = slice(start, start + n_rows)
-            blocks.append(self._encoded(entering[part], is_counted[part]))
-        tokens = vstack(blocks, format="csr")
+        counted = entering[torch.from_numpy(is_counted).to(entering.device)]
+        found = self._sae.encode_sparse(counted)
+        self._measure(counted, found)
+        tokens = _with_empty_rows(found, is_counted)
         self._pooled.append(pool_tokens(tokens, counts, self._pooling))
-        self._n_fired += np.bincount(tokens.indices, minlength=d_sae)
-        self._n_tokens += int(is_counted.sum())
         if self._keep_tokens:
             self._tokens.append(tokens)
 
-    def _encoded(self, entering: torch.Tensor, is_counted: NDArray[np.bool_]) -> csr_array:
+    def _measure(self, counted: torch.Tensor, features: csr_array) -> None:
         import torch
 
-        counted = torch.from_numpy(is_counted).to(entering.device)
-        features = self._sae.encode(entering) * counted[:, None]
-        sparse = _sparse(features)
-        self._measure(entering[counted], sparse[is_counted])
-        return sparse
-
-    def _measure(self, counted: torch.Tensor, features: csr_array) -> None:
         rebuilt = self._sae.decode(_as_torch(features, counted.device), counted)
-        exact = counted.double()
-        self._sum += exact.sum(dim=0).cpu().numpy()
-        self._sum_of_squares += float(exact.square().sum())
-        self._error += float((exact - rebuilt.double()).square().sum())
+        exact = torch.float64
+        self._sum += counted.sum(dim=0, dtype=exact).cpu().numpy()
+        self._sum_of_squares += float(counted.square().sum(dtype=exact))
+        self._error += float((counted - rebuilt).square().sum(dtype=exact))
+        self._n_fired += np.bincount(features.indices, minlength=features.shape[1])
+        self._n_tokens += len(counted)
 
     def features(self, order: NDArray[np.int64], lengths: NDArray[np.int64]) -> ExtractedFeatures:
         """All of it; row i of what was gathered is text `order[i]`."""
@@ -239,25 +226,25 @@ def _token_rows(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray
     return np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
 
 
-def _sparse(features: torch.Tensor) -> csr_array:
+def _with_empty_rows(features: csr_array, is_filled: NDArray[np.bool_]) -> csr_array:
+    """The rows of `features`, in their order, where `is_filled (n_rows,)`, and empty ones between
+    them."""
     from scipy.sparse import csr_array
 
-    rows, columns = features.nonzero(as_tuple=True)
-    values = features[rows, columns].cpu().numpy()
-    n_per_row = np.bincount(rows.cpu().numpy(), minlength=len(features))
+    starts = features.indptr[_starts(is_filled.astype(np.int64))]
     return csr_array(
-        (values, columns.cpu().numpy(), _starts(n_per_row)), shape=tuple(features.shape)
+        (features.data, features.indices, starts), shape=(len(is_filled), features.shape[1])
     )
 
 
 def _as_torch(matrix: csr_array, device: torch.device) -> torch.Tensor:
     import torch
 
-    places = np.stack(matrix.nonzero()).astype(np.int64)
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     # The CSR layout of torch still warns that it is new; no coordinate occurs twice.
     return torch.sparse_coo_tensor(
-        torch.from_numpy(places),
-        torch.from_numpy(matrix.data.copy()),
+        torch.from_numpy(np.stack([rows, matrix.indices]).astype(np.int64)),
+        torch.from_numpy(matrix.data),
         size=matrix.shape,
         device=device,
         check_invariants=False,

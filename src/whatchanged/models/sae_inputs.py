@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 TokenIds: TypeAlias = tuple[int, ...]
 
-# Padded tokens of one forward pass, by kind of device; more only grow the working set.
-_MAX_TOKENS = {"cpu": 4096, "cuda": 32_768}
+# Padded tokens of one forward pass, by kind of device; more only grow the working set, and pages
+# that a processor gets anew for every large tensor cost it a tenth.
+_MAX_TOKENS = {"cpu": 2048, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ def read_texts(
     encoded = tokenizer(list(texts), add_special_tokens=False, truncation=False)["input_ids"]
     rows = tuple(tuple(ids if start is None else [start, *ids]) for ids in encoded)
     without_start = leave_out_start and start is not None
-    return ReadTexts(rows, {sae.name: _counts(tokenizer, sae, rows, without_start) for sae in saes})
+    # SAEs that were trained on the same tokens share the answer.
+    alike = {_counting(sae): sae for sae in reversed(saes)}
+    counts = {kind: _counts(tokenizer, sae, rows, without_start) for kind, sae in alike.items()}
+    return ReadTexts(rows, {sae.name: counts[_counting(sae)] for sae in saes})
 
 
 def batches_of(
@@ -127,7 +131,7 @@ def batches_of(
     """Places of rows that go through the model together: longest first, at most `batch_size`."""
     order = sorted(range(len(rows)), key=lambda place: (-len(rows[place]), place))
     while order:
-        n_fitting = max(1, _MAX_TOKENS.get(device, 4096) // len(rows[order[0]]))
+        n_fitting = max(1, _MAX_TOKENS.get(device, 2048) // len(rows[order[0]]))
         n_rows = min(n_fitting, batch_size or n_fitting)
         yield order[:n_rows]
         order = order[n_rows:]
@@ -192,6 +196,11 @@ def _check_text(place: int, text: str) -> None:
         raise InputError(
             f"text {place} holds half of a surrogate pair, so it has no tokens: leave it out"
         ) from None
+
+
+def _counting(sae: Sae) -> Hashable:
+    """What `_counts` depends on."""
+    return sae.settings.context_size, sae.settings.excluded_tokens, sae.settings.positions
 
 
 def _counts(

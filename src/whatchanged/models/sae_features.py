@@ -176,7 +176,7 @@ class _Gathered:
     def _measure(self, counted: torch.Tensor, features: csr_array) -> None:
         import torch
 
-        rebuilt = self._sae.decode(_as_torch(features, counted.device), counted)
+        rebuilt = self._sae.decode_sparse(features, counted)
         exact = torch.float64
         self._sum += counted.sum(dim=0, dtype=exact).cpu().numpy()
         self._sum_of_squares += float(counted.square().sum(dtype=exact))
@@ -234,19 +234,4 @@ def _with_empty_rows(features: csr_array, is_filled: NDArray[np.bool_]) -> csr_a
     starts = features.indptr[_starts(is_filled.astype(np.int64))]
     return csr_array(
         (features.data, features.indices, starts), shape=(len(is_filled), features.shape[1])
-    )
-
-
-def _as_torch(matrix: csr_array, device: torch.device) -> torch.Tensor:
-    import torch
-
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    # The CSR layout of torch still warns that it is new; no coordinate occurs twice.
-    return torch.sparse_coo_tensor(
-        torch.from_numpy(np.stack([rows, matrix.indices]).astype(np.int64)),
-        torch.from_numpy(matrix.data),
-        size=matrix.shape,
-        device=device,
-        check_invariants=False,
-        is_coalesced=True,
     )

@@ -127,7 +127,7 @@ class Sae:
             for start in range(0, len(activations), n_rows)
         ]
         n_fired, features, values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        starts = np.concatenate([[0], np.cumsum(n_fired)])
+        starts = np.concatenate([[0], np.cumsum(n_fired)]).astype(features.dtype)
         return csr_array((values, features, starts), shape=(len(activations), self.settings.d_sae))
 
     def _fired(
@@ -181,11 +181,29 @@ class Sae:
         """The activations `(..., d_in)` that the features stand for, float32.
 
         `activations` are those that gave the features: a normalizing SAE takes mean and scale from
-        them. `features` may be a sparse matrix.
+        them.
         """
+        return self._rebuilt(features @ self._directions, activations)
+
+    def decode_sparse(self, features: csr_array, activations: torch.Tensor) -> torch.Tensor:
+        """What `decode` gives for features as `encode_sparse` gives them."""
+        import torch
+
+        device = activations.device
+        indices, starts, values = (
+            torch.from_numpy(part).to(device)
+            for part in (features.indices, features.indptr, features.data)
+        )
+        # A tenth of the time of a product with a sparse matrix of torch.
+        written = torch.nn.functional.embedding_bag(
+            indices, self._directions, starts,
+            mode="sum", per_sample_weights=values, include_last_offset=True,
+        )  # fmt: skip
+        return self._rebuilt(written, activations)
+
+    def _rebuilt(self, written: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         mean, scale = self._mean_and_scale(activations.float())
-        scaled = features @ self._directions + self.weights["b_dec"]
-        rebuilt: torch.Tensor = scaled * scale + mean
+        rebuilt: torch.Tensor = (written + self.weights["b_dec"]) * scale + mean
         return rebuilt
 
     def contribution(

@@ -136,6 +136,31 @@ def test_the_contributions_of_all_features_are_the_difference_that_they_make(
     torch.testing.assert_close(sum(parts), sae.decode(features, x) - nothing)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sparse_features_and_what_they_rebuild_are_those_of_the_dense_ones(
+    architecture: Any, normalization: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Blocks of 3 rows: the last one is shorter.
+    monkeypatch.setattr("whatchanged.models.saes._MAX_BLOCK", {"cpu": 120})
+    sae, x = make_sae(architecture, normalization=normalization), activations(8)
+    dense, sparse = sae.encode(x), sae.encode_sparse(x)
+    torch.testing.assert_close(torch.from_numpy(sparse.toarray()), dense)
+    assert sparse.nnz == int((dense > 0).sum()) > 0
+    assert sparse.has_canonical_format
+    torch.testing.assert_close(sae.decode_sparse(sparse, x), sae.decode(dense, x))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_activations_that_are_no_numbers_are_not_taken_for_silent_features(
+    architecture: Any,
+) -> None:
+    x = activations(2)
+    x[1, 0] = torch.nan
+    assert np.isnan(make_sae(architecture).encode_sparse(x).toarray()[1]).any()
+    assert make_sae(architecture).encode(x)[1].isnan().any()
+
+
 def test_an_identity_names_weights_and_settings_and_not_the_place() -> None:
     sae = make_sae()
     assert sae.identity == replace(sae, name="other").identity == make_sae().identity

@@ -19,14 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.text_pool import TextPool
 from whatchanged.config import AuditConfig
 from whatchanged.decode import empty_texts
-from whatchanged.discovery import (
-    ClusteredTexts,
-    PreviousRound,
-    classify_sides,
-    cluster_texts,
-    collect_evidence,
-    labels_by_key,
-)
+from whatchanged.discovery import ClusteredTexts, as_previous, classify_sides, collect_evidence
 from whatchanged.divergence import (
     PAIR_COLUMNS,
     add_divergence,
@@ -50,6 +43,7 @@ from whatchanged.validate import (
     validate_hypotheses,
 )
 from whatchanged.verdicts import empty_verdicts, grade_texts
+from whatchanged.views import PreviousViews, Views, cluster_views, name_clusters
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Explored:
     """All discovery texts, their last clustering, their coupled pairs, and what led here."""
 
     texts: pd.DataFrame
-    clustered: ClusteredTexts
+    clustered: Views
     pairs: pd.DataFrame
     n_rounds: int
     stop_reason: str
@@ -114,12 +108,14 @@ def run_audit(pool: TextPool, config: AuditConfig, truth: Sequence[Behaviour]) -
     explored = explore(pool, config, scores, clock)
     with clock.stage("hypothesize"):
         contrasts = build_contrasts(
-            explored.clustered.texts,
-            explored.clustered.segments,
+            explored.clustered.focus.texts,
+            explored.clustered.focus.segments,
             groups_in_both_splits(pool.prompts),
             is_paired=pool.is_coupled(config),
         )
-        hypotheses = propose_all(contrasts, pool.models.proposer, config.hypothesize.max_hypotheses)
+        proposed = propose_all(contrasts, pool.models.proposer, config.hypothesize.max_hypotheses)
+        views = explored.clustered
+        hypotheses = name_clusters(proposed, views.focus.segments, views.even.segments)
     fresh, findings = test(pool, config, hypotheses, clock)
     rows = [asdict(finding) for finding in findings]
     matches = match_behaviours(rows, fresh, truth)
@@ -140,9 +136,9 @@ def run_audit(pool: TextPool, config: AuditConfig, truth: Sequence[Behaviour]) -
         share_identical=float(pairs["is_identical"].mean()) if len(pairs) else None,
         n_rounds=explored.n_rounds,
         stop_reason=explored.stop_reason,
-        silhouette=explored.clustered.silhouette,
+        silhouette=explored.clustered.even.silhouette,
         seconds=dict(clock),
-        centroids=explored.clustered.centroids["segment"],
+        centroids=explored.clustered.even.centroids["segment"],
     )
 
 
@@ -168,7 +164,7 @@ def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: 
     no_pairs = pd.DataFrame(columns=list(PAIR_COLUMNS))
     texts, pairs, scores = empty_texts(), no_pairs, screened
     segments, vectors = pool.embed(texts)
-    clustered: ClusteredTexts | None = None
+    clustered: Views | None = None
     history: list[RoundQuality] = []
     min_effect = config.validation.min_effect
     estimates = estimate_divergence(scores, pairs, bank)
@@ -191,12 +187,12 @@ def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: 
         texts, segments = _join(texts, new), _join(segments, new_segments)
         vectors = np.concatenate([vectors, new_vectors])
         with clock.stage("cluster"):
-            clustered = cluster_texts(
+            clustered = cluster_views(
                 texts, segments, vectors, config.cluster, previous=_previous(clustered),
                 round_index=n_rounds, seed=config.seed,
             )  # fmt: skip
         with clock.stage("sample"):
-            decision = _decide(config, bank, clustered, segments, vectors, estimates, history)
+            decision = _decide(config, bank, clustered.focus, segments, vectors, estimates, history)
         if decision.quality:
             history.append(decision.quality)
         n_rounds += 1
@@ -257,11 +253,14 @@ def test(
     return fresh, findings
 
 
-def _previous(clustered: ClusteredTexts | None) -> PreviousRound | None:
+def _previous(clustered: Views | None) -> PreviousViews | None:
     if clustered is None:
         return None
-    labels = labels_by_key(clustered.texts, clustered.segments)
-    return PreviousRound(labels, clustered.centroids, clustered.clusters)
+    even, focus = (
+        as_previous(view.texts, view.segments, view.clusters, view.centroids)
+        for view in (clustered.even, clustered.focus)
+    )
+    return PreviousViews(even, focus)
 
 
 def _n_per_side(texts: pd.DataFrame) -> int:

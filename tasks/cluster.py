@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 from prefect import get_run_logger, task
@@ -14,24 +15,22 @@ from tasks.decode import load_texts
 from tasks.embed import load_segments
 from tasks.job import Comparison, Job
 from whatchanged.cluster import check_n_clusters
-from whatchanged.discovery import (
-    PreviousRound,
-    cluster_texts,
-    labels_by_key,
-    largest_differences,
-    map_texts,
-)
+from whatchanged.discovery import as_previous, largest_differences, map_texts
 from whatchanged.keys import content_key
 from whatchanged.store.artifacts import ArtifactStore
+from whatchanged.views import PreviousViews, cluster_views
 
-TABLES = ("texts", "segments", "clusters", "map")
+View = Literal["even", "focus"]
+VIEWS: tuple[View, View] = ("even", "focus")
+TABLES = ("texts", "segments", "clusters")
 CENTROIDS = "centroids"
+MAP = "map"
 
 
 @dataclass(frozen=True)
 class Discovered:
-    """A clustered round as tables: `records.TEXT_COLUMNS` (less what only the run folder has),
-    `SEGMENT_COLUMNS`, `discovery.CLUSTER_COLUMNS` and `MAP_COLUMNS`."""
+    """One view of a clustered round as tables: `records.TEXT_COLUMNS` (less what only the run
+    folder has), `SEGMENT_COLUMNS`, `discovery.CLUSTER_COLUMNS` and `MAP_COLUMNS`."""
 
     texts: pd.DataFrame
     segments: pd.DataFrame
@@ -51,7 +50,7 @@ def cluster(
     with job.progress.stage("cluster", f"{comparison.name}, round {round_index}"):
         check_n_clusters(job.config.cluster.n_clusters, sum(part.n for part in decoded))
         key = content_key(
-            "cluster/3",
+            "cluster/4",
             job.config.cluster.model_dump(mode="json"),
             job.config.seed,
             [part.key for part in decoded],
@@ -71,9 +70,10 @@ def cluster(
         ).result()
 
 
-def load_discovered(store: ArtifactStore, clustered: Manifest) -> Discovered:
-    """The tables of a clustered round."""
-    return Discovered(*(store.get_table(part_key(clustered.key, name)) for name in TABLES))
+def load_discovered(store: ArtifactStore, clustered: Manifest, view: View) -> Discovered:
+    """The tables of a clustered round in one view (`whatchanged.views`)."""
+    keys = [*(_key(clustered.key, view, name) for name in TABLES), part_key(clustered.key, MAP)]
+    return Discovered(*map(store.get_table, keys))
 
 
 @task(name="cluster", **CACHED)
@@ -90,43 +90,56 @@ def _cluster(
     texts = load_texts(job.store, decoded)
     segments, vectors = load_segments(job, embedded)
     started = time.perf_counter()
-    result = cluster_texts(
+    views = cluster_views(
         texts,
         segments,
         vectors,
         job.config.cluster,
-        previous=_load_round(job.store, previous) if previous else None,
+        previous=_load_previous(job.store, previous) if previous else None,
         round_index=round_index,
         seed=job.config.seed,
     )
     seconds = time.perf_counter() - started
-    tables = (result.texts, result.segments, result.clusters, map_texts(texts, segments, vectors))
-    for name, table in zip(TABLES, tables, strict=True):
-        job.store.put_table(part_key(key, name), table)
-    job.store.put_arrays(part_key(key, CENTROIDS), result.centroids)
+    for view, found in zip(VIEWS, (views.even, views.focus), strict=True):
+        for name in TABLES:
+            job.store.put_table(_key(key, view, name), getattr(found, name))
+        job.store.put_arrays(_key(key, view, CENTROIDS), found.centroids)
+    job.store.put_table(part_key(key, MAP), map_texts(texts, segments, vectors))
     create_table_artifact(
-        largest_differences(result.clusters),
+        largest_differences(views.even.clusters),
         key="clusters",
         description=f"Clusters that differ most between the sides, round {round_index}",
     )
-    get_run_logger().info("%d clusters in %.1f s", len(result.clusters), seconds)
+    get_run_logger().info("%d clusters in %.1f s", len(views.even.clusters), seconds)
     return remember(
         job.store,
         Manifest(
             key=key,
-            parts=(*TABLES, CENTROIDS),
-            n=len(result.clusters),
+            parts=(*(_part(view, n) for view in VIEWS for n in (*TABLES, CENTROIDS)), MAP),
+            n=len(views.even.clusters),
             seconds=seconds,
+            # Of the clusters that steer: what they say decides whether rounds go on.
             counts={
-                "silhouette": result.silhouette,
-                "davies_bouldin": result.davies_bouldin,
-                "label_agreement": result.label_agreement,
+                "silhouette": views.focus.silhouette,
+                "davies_bouldin": views.focus.davies_bouldin,
+                "label_agreement": views.focus.label_agreement,
             },
         ),
     )
 
 
-def _load_round(store: ArtifactStore, clustered: Manifest) -> PreviousRound:
-    found = load_discovered(store, clustered)
-    centroids = store.get_arrays(part_key(clustered.key, CENTROIDS))
-    return PreviousRound(labels_by_key(found.texts, found.segments), centroids, found.clusters)
+def _load_previous(store: ArtifactStore, clustered: Manifest) -> PreviousViews:
+    parts = []
+    for view in VIEWS:
+        found = load_discovered(store, clustered, view)
+        centroids = store.get_arrays(_key(clustered.key, view, CENTROIDS))
+        parts.append(as_previous(found.texts, found.segments, found.clusters, centroids))
+    return PreviousViews(*parts)
+
+
+def _key(key: str, view: View, name: str) -> str:
+    return part_key(key, _part(view, name))
+
+
+def _part(view: View, name: str) -> str:
+    return f"{view}-{name}"

@@ -20,6 +20,7 @@ from whatchanged.prompts import groups_in_both_splits
 from whatchanged.records import Hypothesis
 from whatchanged.themes import LOCAL_HAS_NONE, ask_for_themes
 from whatchanged.themes import VERSION as THEMES_VERSION
+from whatchanged.views import name_clusters
 
 
 def hypothesize(
@@ -28,7 +29,7 @@ def hypothesize(
     """Write down what may have changed, strongest first."""
     with job.progress.stage("hypothesize", comparison.name):
         key = content_key(
-            "hypothesize/4",
+            "hypothesize/5",
             job.config.hypothesize.max_hypotheses,
             describe_proposer(job.config.hypothesize, job.config.embed),
             prompts.key,
@@ -77,16 +78,18 @@ def _hypothesize(
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
-    found = load_discovered(job.store, clustered)
+    focus = load_discovered(job.store, clustered, "focus")
+    even = load_discovered(job.store, clustered, "even")
     started = time.perf_counter()
     contrasts = build_contrasts(
-        found.texts,
-        found.segments,
+        focus.texts,
+        focus.segments,
         groups_in_both_splits(load_prompts(job, prompts)),
         is_paired=is_paired,
     )
     proposer = load_proposer(job.config, job.ledger.charged_to("proposer"))
-    hypotheses = propose_all(contrasts, proposer, job.config.hypothesize.max_hypotheses)
+    proposed = propose_all(contrasts, proposer, job.config.hypothesize.max_hypotheses)
+    hypotheses = name_clusters(proposed, focus.segments, even.segments)
     seconds = time.perf_counter() - started
     get_run_logger().info("%d hypotheses in %.1f s", len(hypotheses), seconds)
     job.store.put_json(key, [asdict(hypothesis) for hypothesis in hypotheses])

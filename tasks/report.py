@@ -123,7 +123,7 @@ def _assemble(
 ) -> RunContent:
     pair, null = tested[0], tested[1] if len(tested) > 1 else None
     store, done = job.store, job.progress.manifests
-    found = load_discovered(store, pair.found.clustered)
+    found = load_discovered(store, pair.found.clustered, "even")
     decisions = [store.get_json(allocation.key) for allocation in explored.allocations]
     bank = load_prompts(job, prompts)
     scores, pairs = load_scores(store, explored.scored), load_pairs(store, explored.scored)

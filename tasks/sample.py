@@ -87,7 +87,7 @@ def _sample(
         screened = add_divergence(no_evidence(len(bank)), estimates)
         decision = open_rounds(bank, screened, settings, min_effect=min_effect, seed=seed)
     else:
-        found = load_discovered(job.store, clustered)
+        found = load_discovered(job.store, clustered, "focus")
         evidence = collect_evidence(found.texts, found.segments, bank)
         if settings.acquisition == "classifier":
             scores = classify_sides(found.texts, *load_segments(job, embedded), bank, seed=seed)

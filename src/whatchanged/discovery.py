@@ -8,8 +8,8 @@ sides (design/0002-segments.md).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from whatchanged.cluster import (
 )
 from whatchanged.config import ClusterConfig
 from whatchanged.embed import mean_by_text
+from whatchanged.quality import inherit_labels
 from whatchanged.records import NOISE, Prompt
 from whatchanged.sample import Evidence
 from whatchanged.weighting import ReweightedDifference, reweighted_difference
@@ -69,6 +70,16 @@ class ClusteredTexts:
     label_agreement: float | None
 
 
+class _Way(NamedTuple):
+    """How to cluster: the previous round's clusters go on, or, `is_anew`, clusters are found anew
+    and named after them."""
+
+    config: ClusterConfig
+    previous: PreviousRound | None
+    is_anew: bool
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Members:
     """What one level clusters: the `contents` and `vectors` of its members, the row of the text
@@ -94,15 +105,21 @@ def cluster_texts(
     previous: PreviousRound | None,
     round_index: int,
     seed: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> ClusteredTexts:
-    """Both levels clustered jointly over both sides, going on from the previous round's centroids.
+    """Both levels clustered jointly over both sides.
 
-    `vectors (n_segments, d_embed)` follow the rows of `segments`. Blank replies have no segments:
-    they stay noise.
+    Every text counts once, and clusters go on from the previous round's centroids. With `weights
+    (n_texts,)` texts count so often, and clusters are found anew: k-means does not leave the
+    neighbourhood in which a few early texts started it. Those that continue earlier clusters keep
+    their labels. `vectors (n_segments, d_embed)` follow the rows of `segments`. Blank replies have
+    no segments: they stay noise.
     """
     holders = _rows_of(segments["text_key"], texts["text_key"])
-    replies = _cluster_replies(texts, holders, vectors, config, previous, seed)
-    parts = _cluster_segments(texts, segments, holders, vectors, config, previous, seed)
+    way = _Way(config, previous, weights is not None, seed)
+    counts = np.ones(len(texts)) if weights is None else weights
+    replies = _cluster_replies(texts, holders, vectors, counts, way)
+    parts = _cluster_segments(texts, segments, holders, vectors, counts, way)
     clusters = [_describe(level, texts, previous, round_index) for level in (replies, parts)]
     return ClusteredTexts(
         texts.assign(label=replies.labels, margin=replies.margins),
@@ -119,21 +136,21 @@ def _cluster_replies(
     texts: pd.DataFrame,
     holders: NDArray[np.intp],
     vectors: NDArray[np.float32],
-    config: ClusterConfig,
-    previous: PreviousRound | None,
-    seed: int,
+    weights: NDArray[np.float64],
+    way: _Way,
 ) -> _Members:
     replies = mean_by_text(vectors, holders, len(texts))
     spoken = np.flatnonzero(np.any(replies != 0, axis=1))
     sides = (texts["side"] == "intervention").to_numpy()[spoken]
-    was_there = _was_there(texts, previous)[spoken].astype(np.float64)
-    fit = _fit("text", replies[spoken], None, was_there, sides, config, previous, seed)
+    keys = pd.Index(texts["text_key"])
+    earlier = (weights * _was_there(texts, way.previous))[spoken]
+    fit = _fit("text", replies[spoken], keys[spoken], weights[spoken], earlier, sides, way)
     labels = np.full(len(texts), NOISE, dtype=np.int32)
     margins = np.full(len(texts), np.nan, dtype=np.float32)
     labels[spoken], margins[spoken] = fit.labels, fit.margins
     return _Members(
         "text", np.arange(len(texts)), texts["text"], replies, labels, margins, fit.centroids,
-        pd.Series(labels, index=texts["text_key"]), measure_quality(replies, labels, seed=seed),
+        pd.Series(labels, index=keys), measure_quality(replies, labels, seed=way.seed),
     )  # fmt: skip
 
 
@@ -142,34 +159,40 @@ def _cluster_segments(
     segments: pd.DataFrame,
     holders: NDArray[np.intp],
     vectors: NDArray[np.float32],
-    config: ClusterConfig,
-    previous: PreviousRound | None,
-    seed: int,
+    weights: NDArray[np.float64],
+    way: _Way,
 ) -> _Members:
     """Each distinct segment counts as often as it occurs, on the side that said it first."""
-    distinct, first, inverse, counts = np.unique(
-        segments["segment_key"].to_numpy(dtype=str),
-        return_index=True, return_inverse=True, return_counts=True,
-    )  # fmt: skip
+    distinct, first, inverse = np.unique(
+        segments["segment_key"].to_numpy(dtype=str), return_index=True, return_inverse=True
+    )
     sides = (texts["side"] == "intervention").to_numpy()[holders[first]]
-    weights = counts.astype(np.float64)
-    was_there = _was_there(texts, previous)[holders]
-    earlier = np.bincount(inverse, weights=was_there).astype(np.float64)
-    fit = _fit("segment", vectors[first], weights, earlier, sides, config, previous, seed)
+    was_there = _was_there(texts, way.previous)
+    occurrences, earlier = (
+        np.bincount(inverse, weights=counts[holders], minlength=len(distinct)).astype(np.float64)
+        for counts in (weights, weights * was_there)
+    )
+    fit = _fit("segment", vectors[first], pd.Index(distinct), occurrences, earlier, sides, way)
     return _Members(
         "segment", holders, segments["segment"], vectors, fit.labels[inverse],
         fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=distinct),
-        measure_quality(vectors[first], fit.labels, seed=seed),
+        measure_quality(vectors[first], fit.labels, seed=way.seed),
     )  # fmt: skip
 
 
-def labels_by_key(texts: pd.DataFrame, segments: pd.DataFrame) -> dict[Level, pd.Series]:
-    """Labels of a finished round, as the next round's `previous`."""
+def as_previous(
+    texts: pd.DataFrame,
+    segments: pd.DataFrame,
+    clusters: pd.DataFrame,
+    centroids: Mapping[str, NDArray[np.float32]],
+) -> PreviousRound:
+    """A finished round (the fields of `ClusteredTexts`), as the next round's `previous`."""
     distinct = segments.drop_duplicates("segment_key")
-    return {
+    labels: dict[Level, pd.Series[int]] = {
         "text": texts.set_index("text_key")["label"],
         "segment": distinct.set_index("segment_key")["label"],
     }
+    return PreviousRound(labels, centroids, clusters)
 
 
 def collect_evidence(
@@ -247,27 +270,35 @@ def map_texts(
 def _fit(
     level: Level,
     vectors: NDArray[np.float32],
-    weights: NDArray[np.float64] | None,
+    keys: pd.Index[Any],
+    weights: NDArray[np.float64],
     earlier_weights: NDArray[np.float64],
     is_intervention: NDArray[np.bool_],
-    config: ClusterConfig,
-    previous: PreviousRound | None,
-    seed: int,
+    way: _Way,
 ) -> Clustering:
-    """The clusters of one level; what the previous round did not have may found new ones."""
-    start = previous.centroids[level] if previous else None
-    return fit_clusters(
+    """The clusters of one level. Where they go on, what the previous round did not have may found
+    new ones; where they are found anew, those that continue earlier ones take over their labels."""
+    config, previous = way.config, way.previous
+    start = previous.centroids[level] if previous and not way.is_anew else None
+    fit = fit_clusters(
         vectors,
         weights=weights,
         is_intervention=is_intervention,
         method=config.method,
         n_clusters=config.n_clusters if level == "text" else config.n_segment_clusters,
         min_cluster_size=config.min_cluster_size,
-        seed=seed,
+        seed=way.seed,
         start=start if start is not None and len(start) else None,
         earlier_weights=earlier_weights,
         max_growth=config.max_growth,
     )
+    if not (previous and way.is_anew):
+        return fit
+    numbers = inherit_labels(describe_lineage(_old_labels(previous, level, keys), fit.labels))
+    labels = np.full(len(fit.labels), NOISE, dtype=np.int32)
+    is_member = fit.labels != NOISE
+    labels[is_member] = numbers[fit.labels[is_member]]
+    return replace(fit, labels=labels, centroids=fit.centroids[np.argsort(numbers)])
 
 
 def _was_there(texts: pd.DataFrame, previous: PreviousRound | None) -> NDArray[np.bool_]:
@@ -326,29 +357,34 @@ def _share_differences(
     return reweighted_difference(hits[0], n_texts[0], hits[1], n_texts[1])
 
 
-def _both_labels(
-    previous: PreviousRound | None, members: _Members
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The previous and the present label of everything that has one now; noise where it was not
-    there before."""
-    keys = members.label_of.index
-    old = previous.labels[members.level].reindex(keys, fill_value=NOISE) if previous else None
-    old_labels = np.full(len(keys), NOISE) if old is None else old.to_numpy()
-    return old_labels.astype(np.int32), members.label_of.to_numpy().astype(np.int32)
+def _old_labels(
+    previous: PreviousRound | None, level: Level, keys: pd.Index[Any]
+) -> NDArray[np.int32]:
+    """What had which label in the previous round; noise what was not there."""
+    if previous is None:
+        return np.full(len(keys), NOISE, dtype=np.int32)
+    old = previous.labels[level].reindex(keys, fill_value=NOISE)
+    return old.to_numpy().astype(np.int32)
 
 
 def _agreement(previous: PreviousRound | None, members: _Members) -> float | None:
     """The label agreement with the previous round on what both rounds hold."""
     if previous is None:
         return None
-    old, new = _both_labels(previous, members)
-    is_common = members.label_of.index.isin(previous.labels[members.level].index)
+    keys = members.label_of.index
+    old, new = (
+        _old_labels(previous, members.level, keys),
+        members.label_of.to_numpy().astype(np.int32),
+    )
+    is_common = keys.isin(previous.labels[members.level].index)
     return label_agreement(old[is_common], new[is_common])
 
 
 def _lineage(previous: PreviousRound | None, members: _Members) -> Lineage:
     """Where the clusters come from; those of the first round are new."""
-    return describe_lineage(*_both_labels(previous, members))
+    new = members.label_of
+    old = _old_labels(previous, members.level, new.index)
+    return describe_lineage(old, new.to_numpy().astype(np.int32))
 
 
 def largest_differences(clusters: pd.DataFrame, n: int = 20) -> list[dict[str, Any]]:

@@ -116,6 +116,21 @@ def describe_lineage(previous_labels: AnyLabels, labels: AnyLabels) -> Lineage:
     return Lineage(ancestors, shares, tuple(origins.tolist()))
 
 
+def inherit_labels(lineage: Lineage) -> Labels:
+    """The number `(k,)` that each of k clusters goes by: one that continued an earlier cluster
+    takes over its number, the others fill the free ones in ascending order.
+
+    Always a permutation of 0 to k - 1, so that a number beyond, of an earlier round with more
+    clusters, is not taken over.
+    """
+    k = len(lineage.ancestors)
+    is_heir = (np.array(lineage.origins, dtype=object) == "continued") & (lineage.ancestors < k)
+    numbers = np.full(k, NOISE, dtype=np.int32)
+    numbers[is_heir] = lineage.ancestors[is_heir]
+    numbers[~is_heir] = np.setdiff1d(np.arange(k), numbers)
+    return numbers
+
+
 def cohesion(embeddings: FloatRows, labels: AnyLabels, centroids: FloatRows) -> NDArray[np.float64]:
     """The mean cosine `(k,)` of a cluster's members to its centroid, in [-1, 1].
 

@@ -23,6 +23,7 @@ from whatchanged.errors import UsageError
 __all__ = [
     "ReweightedDifference",
     "ReweightedShare",
+    "even_weights",
     "reweighted_difference",
     "reweighted_share",
 ]
@@ -55,6 +56,21 @@ class ReweightedDifference:
     se: FloatArray
     ci_low: FloatArray
     ci_high: FloatArray
+
+
+def even_weights(prompts: Groups, sides: Groups) -> FloatArray:
+    """The weights `(n,)` under which every prompt counts the same on each side; their mean is 1.
+
+    `prompts (n,)` and `sides (n,)` number the prompt and the side of each text. All are 1 where no
+    prompt has over one text more than another: an even allocation cannot be more even than that.
+    """
+    n_texts = np.zeros((int(sides.max(initial=0)) + 1, int(prompts.max(initial=0)) + 1))
+    np.add.at(n_texts, (sides, prompts), 1)
+    if np.ptp(n_texts) <= 1:
+        return np.ones(len(prompts))
+    weights = 1.0 / n_texts[sides, prompts]
+    even: FloatArray = weights / weights.mean()
+    return even
 
 
 def reweighted_share(

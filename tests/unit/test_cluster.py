@@ -17,6 +17,7 @@ from whatchanged.cluster import (
     measure_quality,
 )
 from whatchanged.errors import InputError, UsageError
+from whatchanged.quality import Lineage, inherit_labels
 
 METHODS = ("minibatch_kmeans", "hdbscan")
 
@@ -536,3 +537,18 @@ def test_cohesion_is_the_mean_cosine_to_the_centroid():
     found = cohesion(rows, labels, centroids)
     assert found[:2] == pytest.approx([np.sqrt(0.5), 1.0])
     assert np.isnan(found[2])
+
+
+def test_a_cluster_that_continues_another_takes_over_its_number():
+    # 0 has split from 2, whose heir is 2; 1 continued 0, and 3 is new: 1 and 3 are free.
+    lineage = Lineage(
+        np.array([2, 0, 2, -1], dtype=np.int32),
+        np.array([0.9, 1.0, 1.0, 0.0]),
+        ("split", "continued", "continued", "new"),
+    )
+    assert inherit_labels(lineage).tolist() == [1, 0, 2, 3]
+
+
+def test_a_number_beyond_the_clusters_that_are_left_is_not_taken_over():
+    lineage = Lineage(np.array([7, 0], dtype=np.int32), np.ones(2), ("continued", "continued"))
+    assert inherit_labels(lineage).tolist() == [1, 0]

@@ -9,9 +9,9 @@ from whatchanged.discovery import (
     CLUSTER_COLUMNS,
     ClusteredTexts,
     PreviousRound,
+    as_previous,
     cluster_texts,
     collect_evidence,
-    labels_by_key,
     largest_differences,
     map_texts,
 )
@@ -97,9 +97,7 @@ def test_evidence_counts_texts_per_prompt_side_and_cluster() -> None:
 
 def test_an_unchanged_second_round_agrees_and_descends_from_itself() -> None:
     first = clustered()
-    previous = PreviousRound(
-        labels_by_key(first.texts, first.segments), first.centroids, first.clusters
-    )
+    previous = as_previous(first.texts, first.segments, first.clusters, first.centroids)
     second = clustered(previous, round_index=1)
     assert second.label_agreement == 1.0
     now = second.clusters[second.clusters["round"] == 1]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from whatchanged.config import ClusterConfig
-from whatchanged.discovery import ClusteredTexts, PreviousRound, cluster_texts, labels_by_key
+from whatchanged.discovery import ClusteredTexts, as_previous, cluster_texts
 from whatchanged.embed import segment_table
 
 CONFIG = ClusterConfig(n_clusters=3, n_segment_clusters=3, min_cluster_size=10, max_growth=0.5)
@@ -37,8 +37,8 @@ def cluster(
 ) -> ClusteredTexts:
     segments = segment_table(texts)
     vectors = np.array([vector_of(s) for s in segments["segment"]], dtype=np.float32)
-    previous = before and PreviousRound(
-        labels_by_key(before.texts, before.segments), before.centroids, before.clusters
+    previous = before and as_previous(
+        before.texts, before.segments, before.clusters, before.centroids
     )
     return cluster_texts(
         texts, segments, vectors, config, previous=previous, round_index=1 if before else 0, seed=0

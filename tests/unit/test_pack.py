@@ -17,6 +17,7 @@ import pytest
 from benchmarks.dashboard_run import InventedRun, invent_run, pack_invented
 from whatchanged.dashboard.columns import as_script, encode_part
 from whatchanged.dashboard.judged_parts import count_cells, kappa
+from whatchanged.dashboard.material_parts import encode_clusters
 from whatchanged.dashboard.pack import Pack
 from whatchanged.dashboard.rows import keep_words, key_bytes, order_texts
 from whatchanged.dashboard.shell import page_script, write_folder, write_index, write_one_file
@@ -350,3 +351,14 @@ def test_a_character_of_two_tokens_belongs_to_the_one_that_completes_it() -> Non
     assert pieces.split("Tea is", [1, 2, 9]) == ["Tea", " is", ""]
     assert pieces.split("Teaé is", [1, 3, 4, 2]) == ["Tea", "", "é", " is"]
     assert pieces.split("Coffee", [1, 2]) is None
+
+
+def test_a_cluster_has_no_history_from_before_its_number_was_its_own(run: InventedRun) -> None:
+    rows = pd.DataFrame(
+        # Label 0 continues throughout; label 1 ends after round 0, and its number is used again.
+        [(0, 0, -1), (1, 0, 0), (2, 0, 0), (0, 1, -1), (1, 1, 0), (2, 1, 1)],
+        columns=["round", "label", "lineage"],
+    ).assign(level="text", cluster="c", difference=0.0, ci_low=0.0, ci_high=0.0)
+    texts = order_texts(run.texts, run.findings)
+    found = read_part(encode_clusters(rows, texts, [], []))[0]["clusters"]
+    assert [cluster["history"]["round"] for cluster in found] == [[0, 1, 2], [1, 2]]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from whatchanged.errors import UsageError
 from whatchanged.stats import share_difference
-from whatchanged.weighting import reweighted_difference, reweighted_share
+from whatchanged.weighting import even_weights, reweighted_difference, reweighted_share
 
 
 def column(*hits: int) -> np.ndarray:
@@ -185,3 +185,16 @@ def test_impossible_counts_are_refused() -> None:
         reweighted_share(column(1, 1), counts(2, 2), groups=np.array([0]))
     with pytest.raises(UsageError, match="confidence"):
         reweighted_difference(column(1), counts(2), column(1), counts(2), confidence=1.0)
+
+
+def test_even_weights_let_every_prompt_count_the_same_on_each_side() -> None:
+    # Side 0: prompt 0 three times, prompt 1 once; side 1: prompt 0 and prompt 1 once.
+    prompts, sides = np.array([0, 0, 0, 1, 0, 1]), np.array([0, 0, 0, 0, 1, 1])
+    # 1/3, 1/3, 1/3, 1, 1, 1, over their mean 4/6.
+    assert even_weights(prompts, sides) == pytest.approx([0.5, 0.5, 0.5, 1.5, 1.5, 1.5])
+
+
+def test_one_text_more_is_even_and_none_at_all_has_no_weights() -> None:
+    prompts, sides = np.array([0, 0, 1, 0, 1]), np.array([0, 0, 0, 1, 1])
+    assert even_weights(prompts, sides).tolist() == [1.0] * 5
+    assert even_weights(prompts[:0], sides[:0]).tolist() == []

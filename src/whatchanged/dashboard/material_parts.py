@@ -37,7 +37,7 @@ def encode_clusters(
     clusters: pd.DataFrame, rows: Rows, labels: Sequence[int],
     findings: Sequence[Mapping[str, Any]],
 ) -> bytes:  # fmt: skip
-    """Every cluster of the last round, with its history over the rounds, by level and label.
+    """Every cluster of the last round, with its history over the rounds.
 
     A text cluster has the rows of its texts, a segment cluster the number of its part.
     """
@@ -48,7 +48,7 @@ def encode_clusters(
         if (name := finding.get("cluster")) is not None:
             named.setdefault(str(name), []).append(str(finding["id"]))
     history = {
-        place: group.sort_values("round")
+        place: _own_past(group.sort_values("round"))
         for place, group in clusters.groupby(["level", "label"], sort=False)
     }
     found = []
@@ -73,6 +73,13 @@ def encode_clusters(
             }
         )
     return encode_part({"round": int(last), "clusters": found}, {})
+
+
+def _own_past(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The rounds of one label since it began to go by that label: where a cluster has ended, its
+    number is free for another."""
+    began = np.flatnonzero((rounds["lineage"] != rounds["label"]).to_numpy())
+    return rounds.iloc[began[-1] :] if len(began) else rounds
 
 
 def encode_segment_cluster(own: pd.DataFrame, rows: Rows) -> bytes:

@@ -1,0 +1,108 @@
+"""A round clustered twice: as decoded, and as if every prompt had been decoded equally often."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from whatchanged.config import ClusterConfig
+from whatchanged.discovery import ClusteredTexts, PreviousRound, as_previous
+from whatchanged.embed import segment_table
+from whatchanged.records import Hypothesis
+from whatchanged.views import PreviousViews, Views, cluster_views, name_clusters
+
+# Squared distances: 0.5 between tea and mint, 1 between milk and rain, 2 between the two pairs.
+DIRECTIONS = {
+    "Tea.": (1.0, 0.0, 0.0, 0.0),
+    "Mint.": (0.75, np.sqrt(1 - 0.75**2), 0.0, 0.0),
+    "Milk.": (0.0, 0.0, 1.0, 0.0),
+    "Rain.": (0.0, 0.0, 0.5, np.sqrt(1 - 0.5**2)),
+}
+CONFIG = ClusterConfig(n_clusters=3, n_segment_clusters=3)
+# Prompt p was decoded twenty times as often as q and r.
+UNEVEN = {"p": ["Tea.", "Mint."] * 10, "q": ["Milk."], "r": ["Rain."]}
+EVEN = {"p": ["Tea."], "q": ["Milk."], "r": ["Rain."]}
+
+
+def views_of(replies: dict[str, list[str]], before: Views | None = None) -> Views:
+    rows = [
+        (f"{side}{prompt}{i}", side, prompt, reply)
+        for side in ("base", "intervention")
+        for prompt, own in replies.items()
+        for i, reply in enumerate(own)
+    ]
+    texts = pd.DataFrame(rows, columns=["text_key", "side", "prompt_key", "text"])
+    segments = segment_table(texts)
+    vectors = np.array([DIRECTIONS[s] for s in segments["segment"]], dtype=np.float32)
+    previous = before and PreviousViews(leave(before.even), leave(before.focus))
+    return cluster_views(
+        texts, segments, vectors, CONFIG, previous=previous, round_index=int(bool(before)), seed=0
+    )
+
+
+def leave(view: ClusteredTexts) -> PreviousRound:
+    return as_previous(view.texts, view.segments, view.clusters, view.centroids)
+
+
+def parts(view: ClusteredTexts) -> set[frozenset[str]]:
+    """The sentences that share a cluster."""
+    return {frozenset(own) for _, own in view.segments.groupby("label")["segment"]}
+
+
+def test_clusters_gather_where_texts_are_unless_prompts_count_the_same() -> None:
+    views = views_of(UNEVEN)
+    # As decoded, three clusters for four sentences join milk and rain: 2 * 2 / 4 * 1 = 1 of
+    # inertia, where tea and mint would cost 20 * 20 / 40 * 0.5 = 5.
+    assert parts(views.focus) == {
+        frozenset({"Tea."}), frozenset({"Mint."}), frozenset({"Milk.", "Rain."})
+    }  # fmt: skip
+    # With 44 / 3 for each prompt, tea and mint cost 22 / 6 * 0.5 = 1.8, milk and rain 7.3.
+    assert parts(views.even) == {
+        frozenset({"Tea.", "Mint."}), frozenset({"Milk."}), frozenset({"Rain."})
+    }  # fmt: skip
+
+
+def test_even_texts_are_clustered_once() -> None:
+    views = views_of(EVEN)
+    assert views.even is views.focus
+
+
+def test_clusters_found_anew_keep_the_labels_and_name_the_round_they_come_from() -> None:
+    first = views_of(UNEVEN)
+    more = {prompt: own * 2 for prompt, own in UNEVEN.items()}
+    second = views_of(more, first)
+    old = first.even.segments.groupby("segment")["label"].first()
+    new = second.even.segments.groupby("segment")["label"].first()
+    assert new.to_dict() == old.to_dict()
+    clusters = second.even.clusters
+    now = clusters[(clusters["round"] == 1) & (clusters["level"] == "segment")]
+    assert now["cluster"].tolist() == ["1-s0", "1-s1", "1-s2"]
+    assert now["lineage"].tolist() == [0, 1, 2]
+    assert now["origin"].tolist() == ["continued"] * 3
+    assert second.even.label_agreement == 1.0
+
+
+def test_a_view_follows_its_own_rounds() -> None:
+    first = views_of(UNEVEN)
+    second = views_of(UNEVEN, first)
+    assert parts(second.focus) == parts(first.focus)
+    assert parts(second.even) == parts(first.even)
+    assert second.focus.label_agreement == second.even.label_agreement == 1.0
+
+
+def claim(cluster: str | None) -> Hypothesis:
+    return Hypothesis("h001", "", "", "more", None, cluster, (), 0.0, 0.0, 1.0)
+
+
+def test_a_hypothesis_is_named_after_the_cluster_that_holds_most_of_its_own() -> None:
+    keys = ["a", "b", "c", "d", "a", "a"]
+    # Focus cluster 0 is a, b, c, of which 5 holds two; a counts once. Cluster 1 is d: noise there.
+    focus = pd.DataFrame({"segment_key": keys, "label": [0, 0, 0, 1, 0, 0]})
+    even = pd.DataFrame({"segment_key": keys, "label": [2, 5, 5, -1, 2, 2]})
+    named = name_clusters([claim("0"), claim("1"), claim(None)], focus, even)
+    assert [h.cluster for h in named] == ["5", None, None]
+
+
+def test_no_segments_name_no_cluster() -> None:
+    none = pd.DataFrame({"segment_key": [], "label": []})
+    assert name_clusters([claim(None)], none, none) == [claim(None)]

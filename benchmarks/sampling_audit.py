@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.text_pool import TextPool
 from whatchanged.config import AuditConfig
 from whatchanged.decode import empty_texts
-from whatchanged.discovery import ClusteredTexts, as_previous, classify_sides, collect_evidence
+from whatchanged.discovery import ClusteredTexts, as_previous
 from whatchanged.divergence import (
     PAIR_COLUMNS,
     add_divergence,
@@ -35,6 +35,7 @@ from whatchanged.records import (
 )
 from whatchanged.rounds import Decision, close_round, open_rounds
 from whatchanged.sample import RoundQuality, no_evidence
+from whatchanged.seen import classify_sides, collect_evidence
 from whatchanged.truth import Behaviour, match_behaviours, unmatched_confirmed
 from whatchanged.validate import (
     plan_validation,
@@ -43,7 +44,7 @@ from whatchanged.validate import (
     validate_hypotheses,
 )
 from whatchanged.verdicts import empty_verdicts, grade_texts
-from whatchanged.views import PreviousViews, Views, cluster_views, name_clusters
+from whatchanged.views import Embedded, PreviousViews, Views, cluster_views, name_clusters
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def run_audit(pool: TextPool, config: AuditConfig, truth: Sequence[Behaviour]) -
     """One audit of the pool's pair, and which of the behaviours of `truth` it found."""
     clock = Clock()
     screened, scores = screen(pool, config, clock)
-    explored = explore(pool, config, scores, clock)
+    explored = explore(pool, config, screened, scores, clock)
     with clock.stage("hypothesize"):
         contrasts = build_contrasts(
             explored.clustered.focus.texts,
@@ -155,8 +156,15 @@ def screen(
         return texts, pool.score(config, texts)
 
 
-def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: Clock) -> Explored:
-    """Rounds of decoding and clustering until they stop."""
+def explore(
+    pool: TextPool,
+    config: AuditConfig,
+    short: pd.DataFrame,
+    screened: pd.DataFrame,
+    clock: Clock,
+) -> Explored:
+    """Rounds of decoding and clustering until they stop; `short` are the screen's texts, `screened`
+    their scores."""
     bank, is_coupled = pool.in_split("discovery"), pool.is_coupled(config)
     sample = config.sample_after_screen(len(bank))
     # Uniform sampling decides nothing by a score.
@@ -164,6 +172,8 @@ def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: 
     no_pairs = pd.DataFrame(columns=list(PAIR_COLUMNS))
     texts, pairs, scores = empty_texts(), no_pairs, screened
     segments, vectors = pool.embed(texts)
+    with clock.stage("embed"):
+        screen_texts = Embedded(short, *pool.embed(short)) if len(short) else None
     clustered: Views | None = None
     history: list[RoundQuality] = []
     min_effect = config.validation.min_effect
@@ -188,8 +198,8 @@ def explore(pool: TextPool, config: AuditConfig, screened: pd.DataFrame, clock: 
         vectors = np.concatenate([vectors, new_vectors])
         with clock.stage("cluster"):
             clustered = cluster_views(
-                texts, segments, vectors, config.cluster, previous=_previous(clustered),
-                round_index=n_rounds, seed=config.seed,
+                Embedded(texts, segments, vectors), config.cluster, screened=screen_texts,
+                previous=_previous(clustered), round_index=n_rounds, seed=config.seed,
             )  # fmt: skip
         with clock.stage("sample"):
             decision = _decide(config, bank, clustered.focus, segments, vectors, estimates, history)

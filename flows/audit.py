@@ -12,7 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.activations import collect
 from tasks.caching import Manifest
-from tasks.cluster import cluster
+from tasks.cluster import Screened, cluster
 from tasks.collection import open_collection
 from tasks.dashboard import dashboard
 from tasks.decode import decode
@@ -55,21 +55,22 @@ def audit(
     return summary
 
 
-def screen(job: Job, prompts: Manifest) -> list[Manifest]:
+def screen(job: Job, prompts: Manifest) -> Screened:
     """Short texts on every prompt: where are the two models apart at all?"""
     allocation = allot_screen(job, prompts)
     if not allocation.n:
-        return []
+        return Screened()
     texts = decode(job, job.pair, prompts, allocation, "screen", 0)
-    return [divergence(job, job.pair, texts, "screen", 0)]
+    scored = divergence(job, job.pair, texts, "screen", 0)
+    return Screened(texts, [scored], [embed(job, job.pair, texts, "screen", 0)])
 
 
-def explore(job: Job, prompts: Manifest, screened: list[Manifest]) -> Explored:
+def explore(job: Job, prompts: Manifest, screened: Screened) -> Explored:
     """Decode a little, cluster, and decode more only where it is still uncertain."""
     allocations: list[Manifest] = []
     decoded: list[Manifest] = []
     embedded: list[Manifest] = []
-    scored = list(screened)
+    scored = list(screened.scored)
     clustered: Manifest | None = None
     while (allocation := sample(job, prompts, scored, embedded, clustered, allocations)).n:
         round_index = len(allocations)
@@ -77,8 +78,8 @@ def explore(job: Job, prompts: Manifest, screened: list[Manifest]) -> Explored:
         texts = decode(job, job.pair, prompts, allocation, "discovery", round_index)
         decoded += texts
         scored.append(divergence(job, job.pair, texts, "discovery", round_index))
-        embedded.append(embed(job, job.pair, texts, round_index))
-        clustered = cluster(job, job.pair, decoded, embedded, clustered, round_index)
+        embedded.append(embed(job, job.pair, texts, "discovery", round_index))
+        clustered = cluster(job, job.pair, decoded, embedded, clustered, round_index, screened)
     assert clustered is not None, "the seed round always decodes"
     return Explored([*allocations, allocation], scored, clustered)
 
@@ -92,8 +93,8 @@ def repeat(
     for round_index, allocation in enumerate(allocations[:-1]):
         texts = decode(job, comparison, prompts, allocation, "discovery", round_index)
         decoded += texts
-        embedded.append(embed(job, comparison, texts, round_index))
-    return cluster(job, comparison, decoded, embedded, None, len(allocations) - 2)
+        embedded.append(embed(job, comparison, texts, "discovery", round_index))
+    return cluster(job, comparison, decoded, embedded, None, len(allocations) - 2, Screened())
 
 
 def test(job: Job, prompts: Manifest, found: Found, beside: Manifest | None) -> Tested:

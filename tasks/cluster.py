@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -18,13 +18,22 @@ from whatchanged.cluster import check_n_clusters
 from whatchanged.discovery import as_previous, largest_differences, map_texts
 from whatchanged.keys import content_key
 from whatchanged.store.artifacts import ArtifactStore
-from whatchanged.views import PreviousViews, cluster_views
+from whatchanged.views import Embedded, PreviousViews, cluster_views
 
 View = Literal["even", "focus"]
 VIEWS: tuple[View, View] = ("even", "focus")
 TABLES = ("texts", "segments", "clusters")
 CENTROIDS = "centroids"
 MAP = "map"
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The screen's texts: their chunks, divergences and segments. Empty where no screen ran."""
+
+    decoded: list[Manifest] = field(default_factory=list)
+    scored: list[Manifest] = field(default_factory=list)
+    embedded: list[Manifest] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,9 @@ def cluster(
     embedded: list[Manifest],
     previous: Manifest | None,
     round_index: int,
+    screened: Screened,
 ) -> Manifest:
-    """Cluster every text and segment decoded so far, both sides jointly."""
+    """Cluster every text and segment decoded so far, both sides jointly, beside the screen's."""
     with job.progress.stage("cluster", f"{comparison.name}, round {round_index}"):
         check_n_clusters(job.config.cluster.n_clusters, sum(part.n for part in decoded))
         key = content_key(
@@ -56,6 +66,7 @@ def cluster(
             [part.key for part in decoded],
             [part.key for part in embedded],
             previous.key if previous else None,
+            [part.key for part in (*screened.decoded, *screened.embedded)],
         )
         return start(
             job.store,
@@ -66,6 +77,7 @@ def cluster(
             embedded=embedded,
             previous=previous,
             round_index=round_index,
+            screened=screened,
             job=job,
         ).result()
 
@@ -83,18 +95,18 @@ def _cluster(
     embedded: list[Manifest],
     previous: Manifest | None,
     round_index: int,
+    screened: Screened,
     job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
-    texts = load_texts(job.store, decoded)
-    segments, vectors = load_segments(job, embedded)
+    own = _load_embedded(job, decoded, embedded)
+    short = _load_embedded(job, screened.decoded, screened.embedded) if screened.decoded else None
     started = time.perf_counter()
     views = cluster_views(
-        texts,
-        segments,
-        vectors,
+        own,
         job.config.cluster,
+        screened=short,
         previous=_load_previous(job.store, previous) if previous else None,
         round_index=round_index,
         seed=job.config.seed,
@@ -104,7 +116,7 @@ def _cluster(
         for name in TABLES:
             job.store.put_table(_key(key, view, name), getattr(found, name))
         job.store.put_arrays(_key(key, view, CENTROIDS), found.centroids)
-    job.store.put_table(part_key(key, MAP), map_texts(texts, segments, vectors))
+    job.store.put_table(part_key(key, MAP), map_texts(*own))
     create_table_artifact(
         largest_differences(views.even.clusters),
         key="clusters",
@@ -126,6 +138,10 @@ def _cluster(
             },
         ),
     )
+
+
+def _load_embedded(job: Job, decoded: list[Manifest], embedded: list[Manifest]) -> Embedded:
+    return Embedded(load_texts(job.store, decoded), *load_segments(job, embedded))
 
 
 def _load_previous(store: ArtifactStore, clustered: Manifest) -> PreviousViews:

@@ -15,15 +15,22 @@ from tasks.job import Comparison, Job
 from whatchanged.embed import embed_texts, segment_table
 from whatchanged.keys import content_key
 from whatchanged.models.loading import describe_embedder, load_embedder
+from whatchanged.records import Purpose
 
 
-def embed(job: Job, comparison: Comparison, decoded: list[Manifest], round_index: int) -> Manifest:
+def embed(
+    job: Job,
+    comparison: Comparison,
+    decoded: list[Manifest],
+    purpose: Purpose,
+    round_index: int,
+) -> Manifest:
     """Embed the segments of one round's texts; the vectors lie in the embedding cache."""
-    with job.progress.stage("embed", f"{comparison.name}, round {round_index}"):
+    with job.progress.stage("embed", f"{comparison.name}, {purpose}, round {round_index}"):
         key = content_key(
             "embed/1", describe_embedder(job.config.embed), [part.key for part in decoded]
         )
-        name = f"embed {comparison.name} {round_index}"
+        name = f"embed {comparison.name} {purpose} {round_index}"
         future = start(job.store, _embed, key, name, on_gpu=job.on_gpu, decoded=decoded, job=job)
         return job.progress.note("embed", future.result())
 

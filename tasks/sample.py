@@ -12,11 +12,11 @@ from tasks.divergence import load_divergence
 from tasks.embed import load_segments
 from tasks.job import Job
 from tasks.prompts import load_prompts
-from whatchanged.discovery import classify_sides, collect_evidence
 from whatchanged.divergence import add_divergence
 from whatchanged.keys import content_key
 from whatchanged.rounds import close_round, open_rounds
 from whatchanged.sample import RoundQuality, no_evidence
+from whatchanged.seen import classify_sides, collect_evidence
 
 
 def allot_screen(job: Job, prompts: Manifest) -> Manifest:

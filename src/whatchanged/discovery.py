@@ -7,7 +7,7 @@ sides (design/0002-segments.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whatchanged.acquisition import classifier_scores
 from whatchanged.cluster import (
     Clustering,
     Lineage,
@@ -29,8 +28,7 @@ from whatchanged.cluster import (
 from whatchanged.config import ClusterConfig
 from whatchanged.embed import mean_by_text
 from whatchanged.quality import inherit_labels
-from whatchanged.records import NOISE, Prompt
-from whatchanged.sample import Evidence
+from whatchanged.records import NOISE
 from whatchanged.weighting import ReweightedDifference, reweighted_difference
 
 Level = Literal["text", "segment"]
@@ -70,6 +68,26 @@ class ClusteredTexts:
     label_agreement: float | None
 
 
+class Guide(NamedTuple):
+    """Segments beside a round's own that help to place its segment clusters and belong to none:
+    `keys (m,)` as in `segment_key`, `vectors (m, d_embed)`, `weights (m,)`, `is_intervention
+    (m,)`."""
+
+    keys: NDArray[np.str_]
+    vectors: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    is_intervention: NDArray[np.bool_]
+
+    def join(self, other: Guide) -> Guide:
+        """Both, one after the other."""
+        return Guide(
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.vectors, other.vectors]),
+            np.concatenate([self.weights, other.weights]),
+            np.concatenate([self.is_intervention, other.is_intervention]),
+        )
+
+
 class _Way(NamedTuple):
     """How to cluster: the previous round's clusters go on, or, `is_anew`, clusters are found anew
     and named after them."""
@@ -105,21 +123,23 @@ def cluster_texts(
     previous: PreviousRound | None,
     round_index: int,
     seed: int,
-    weights: NDArray[np.float64] | None = None,
+    weights: Mapping[Level, NDArray[np.float64]] | None = None,
+    guide: Guide | None = None,
 ) -> ClusteredTexts:
     """Both levels clustered jointly over both sides.
 
     Every text counts once, and clusters go on from the previous round's centroids. With `weights
-    (n_texts,)` texts count so often, and clusters are found anew: k-means does not leave the
-    neighbourhood in which a few early texts started it. Those that continue earlier clusters keep
-    their labels. `vectors (n_segments, d_embed)` follow the rows of `segments`. Blank replies have
-    no segments: they stay noise.
+    (n_texts,)`, per level, texts count so often, and clusters are found anew, on the segments of
+    the `guide` as well: k-means does not leave the neighbourhood in which a few early texts started
+    it. Those that continue earlier clusters keep their labels. `vectors (n_segments, d_embed)`
+    follow the rows of `segments`. Blank replies have no segments: they stay noise.
     """
-    holders = _rows_of(segments["text_key"], texts["text_key"])
+    holders = rows_of(segments["text_key"], texts["text_key"])
     way = _Way(config, previous, weights is not None, seed)
-    counts = np.ones(len(texts)) if weights is None else weights
-    replies = _cluster_replies(texts, holders, vectors, counts, way)
-    parts = _cluster_segments(texts, segments, holders, vectors, counts, way)
+    once = np.ones(len(texts))
+    counts = weights or {"text": once, "segment": once}
+    replies = _cluster_replies(texts, holders, vectors, counts["text"], way)
+    parts = _cluster_segments(texts, segments, holders, vectors, counts["segment"], way, guide)
     clusters = [_describe(level, texts, previous, round_index) for level in (replies, parts)]
     return ClusteredTexts(
         texts.assign(label=replies.labels, margin=replies.margins),
@@ -144,7 +164,10 @@ def _cluster_replies(
     sides = (texts["side"] == "intervention").to_numpy()[spoken]
     keys = pd.Index(texts["text_key"])
     earlier = (weights * _was_there(texts, way.previous))[spoken]
-    fit = _fit("text", replies[spoken], keys[spoken], weights[spoken], earlier, sides, way)
+    fit = _fit(
+        "text", replies[spoken], keys[spoken], weights[spoken], earlier, sides, way,
+        np.ones(len(spoken), dtype=np.bool_),
+    )  # fmt: skip
     labels = np.full(len(texts), NOISE, dtype=np.int32)
     margins = np.full(len(texts), np.nan, dtype=np.float32)
     labels[spoken], margins[spoken] = fit.labels, fit.margins
@@ -161,22 +184,30 @@ def _cluster_segments(
     vectors: NDArray[np.float32],
     weights: NDArray[np.float64],
     way: _Way,
+    guide: Guide | None,
 ) -> _Members:
     """Each distinct segment counts as often as it occurs, on the side that said it first."""
-    distinct, first, inverse = np.unique(
-        segments["segment_key"].to_numpy(dtype=str), return_index=True, return_inverse=True
-    )
-    sides = (texts["side"] == "intervention").to_numpy()[holders[first]]
-    was_there = _was_there(texts, way.previous)
-    occurrences, earlier = (
-        np.bincount(inverse, weights=counts[holders], minlength=len(distinct)).astype(np.float64)
-        for counts in (weights, weights * was_there)
-    )
-    fit = _fit("segment", vectors[first], pd.Index(distinct), occurrences, earlier, sides, way)
+    own = Guide(
+        segments["segment_key"].to_numpy(dtype=str), vectors, weights[holders],
+        (texts["side"] == "intervention").to_numpy()[holders],
+    )  # fmt: skip
+    every = own if guide is None else own.join(guide)
+    distinct, first, inverse = np.unique(every.keys, return_index=True, return_inverse=True)
+    n_own, was_there = len(own.keys), _was_there(texts, way.previous)[holders]
+    occurrences = np.bincount(inverse, weights=every.weights, minlength=len(distinct))
+    earlier = np.bincount(
+        inverse[:n_own], weights=own.weights * was_there, minlength=len(distinct)
+    )  # fmt: skip
+    is_own = np.isin(np.arange(len(distinct)), inverse[:n_own])
+    fit = _fit(
+        "segment", every.vectors[first], pd.Index(distinct), occurrences.astype(np.float64),
+        earlier.astype(np.float64), every.is_intervention[first], way, is_own,
+    )  # fmt: skip
+    labels = fit.labels[is_own]
     return _Members(
-        "segment", holders, segments["segment"], vectors, fit.labels[inverse],
-        fit.margins[inverse], fit.centroids, pd.Series(fit.labels, index=distinct),
-        measure_quality(vectors[first], fit.labels, seed=way.seed),
+        "segment", holders, segments["segment"], vectors, fit.labels[inverse[:n_own]],
+        fit.margins[inverse[:n_own]], fit.centroids, pd.Series(labels, index=distinct[is_own]),
+        measure_quality(every.vectors[first[is_own]], labels, seed=way.seed),
     )  # fmt: skip
 
 
@@ -195,60 +226,6 @@ def as_previous(
     return PreviousRound(labels, centroids, clusters)
 
 
-def collect_evidence(
-    texts: pd.DataFrame, segments: pd.DataFrame, prompts: Sequence[Prompt]
-) -> Evidence:
-    """What discovery has seen: per prompt, side and cluster, the texts that hold the cluster.
-
-    Columns are the text clusters followed by the segment clusters; rows follow `prompts`.
-    """
-    row_of = {prompt.key: row for row, prompt in enumerate(prompts)}
-    rows = texts["prompt_key"].map(row_of).to_numpy()
-    on_intervention = (texts["side"] == "intervention").to_numpy()
-    text_rows = _rows_of(segments["text_key"], texts["text_key"])
-    n_text_clusters = int(texts["label"].max()) + 1 if len(texts) else 0
-    labels = np.concatenate(
-        [
-            texts["label"].to_numpy(),
-            np.where(segments["label"] >= 0, segments["label"] + n_text_clusters, NOISE),
-        ]
-    )
-    margins = np.concatenate([texts["margin"].to_numpy(), segments["margin"].to_numpy()])
-    holders = np.concatenate([np.arange(len(texts)), text_rows])
-    k = int(labels.max(initial=NOISE)) + 1
-    held = np.unique(np.column_stack([holders, labels])[labels >= 0], axis=0)
-    hits = np.zeros((2, len(prompts), k), dtype=np.int64)
-    np.add.at(hits, (on_intervention[held[:, 0]].astype(int), rows[held[:, 0]], held[:, 1]), 1)
-    n_texts = np.zeros((2, len(prompts)), dtype=np.int64)
-    np.add.at(n_texts, (on_intervention.astype(int), rows), 1)
-    known = (labels >= 0) & np.isfinite(margins)
-    members = np.bincount(labels[known], minlength=k)
-    sums = np.bincount(labels[known], weights=margins[known], minlength=k)
-    boundary = np.divide(sums, members, out=np.zeros(k), where=members > 0)
-    return Evidence(hits[0], hits[1], n_texts[0], n_texts[1], boundary)
-
-
-def classify_sides(
-    texts: pd.DataFrame,
-    segments: pd.DataFrame,
-    vectors: NDArray[np.float32],
-    prompts: Sequence[Prompt],
-    *,
-    seed: int,
-) -> NDArray[np.float64]:
-    """How well a classifier tells the sides of each prompt apart (`classifier_scores`),
-    `(n_prompts,)`; `vectors (n_segments, d_embed)` follow the rows of `segments`."""
-    row_of = {prompt.key: row for row, prompt in enumerate(prompts)}
-    replies = mean_by_text(vectors, _rows_of(segments["text_key"], texts["text_key"]), len(texts))
-    return classifier_scores(
-        replies,
-        (texts["side"] == "intervention").to_numpy(),
-        texts["prompt_key"].map(row_of).to_numpy().astype(np.intp),
-        len(prompts),
-        seed=seed,
-    )
-
-
 def map_texts(
     texts: pd.DataFrame, segments: pd.DataFrame, vectors: NDArray[np.float32]
 ) -> pd.DataFrame:
@@ -256,7 +233,7 @@ def map_texts(
 
     Fewer than three replies all lie at the origin.
     """
-    replies = mean_by_text(vectors, _rows_of(segments["text_key"], texts["text_key"]), len(texts))
+    replies = mean_by_text(vectors, rows_of(segments["text_key"], texts["text_key"]), len(texts))
     points = np.zeros((len(texts), 2), dtype=np.float32)
     if len(texts) > 2:
         centred = replies - replies.mean(axis=0)
@@ -275,9 +252,11 @@ def _fit(
     earlier_weights: NDArray[np.float64],
     is_intervention: NDArray[np.bool_],
     way: _Way,
+    is_own: NDArray[np.bool_],
 ) -> Clustering:
     """The clusters of one level. Where they go on, what the previous round did not have may found
-    new ones; where they are found anew, those that continue earlier ones take over their labels."""
+    new ones; where they are found anew, those that have rows of the round's own (`is_own`) stay,
+    and those that continue earlier ones take over their labels."""
     config, previous = way.config, way.previous
     start = previous.centroids[level] if previous and not way.is_anew else None
     fit = fit_clusters(
@@ -292,13 +271,19 @@ def _fit(
         earlier_weights=earlier_weights,
         max_growth=config.max_growth,
     )
-    if not (previous and way.is_anew):
+    if not way.is_anew:
         return fit
-    numbers = inherit_labels(describe_lineage(_old_labels(previous, level, keys), fit.labels))
-    labels = np.full(len(fit.labels), NOISE, dtype=np.int32)
-    is_member = fit.labels != NOISE
-    labels[is_member] = numbers[fit.labels[is_member]]
-    return replace(fit, labels=labels, centroids=fit.centroids[np.argsort(numbers)])
+    # Noise is looked up as the last one.
+    kept = np.setdiff1d(fit.labels[is_own], [NOISE])
+    order = np.full(len(fit.centroids) + 1, NOISE, dtype=np.int32)
+    order[kept] = np.arange(len(kept))
+    lineage = describe_lineage(
+        _old_labels(previous, level, keys[is_own]), order[fit.labels][is_own]
+    )
+    numbers = inherit_labels(lineage)
+    order[kept] = numbers
+    centroids = fit.centroids[kept[np.argsort(numbers)]]
+    return replace(fit, labels=order[fit.labels], centroids=centroids)
 
 
 def _was_there(texts: pd.DataFrame, previous: PreviousRound | None) -> NDArray[np.bool_]:
@@ -308,7 +293,8 @@ def _was_there(texts: pd.DataFrame, previous: PreviousRound | None) -> NDArray[n
     return there
 
 
-def _rows_of(keys: pd.Series, index: pd.Series) -> NDArray[np.intp]:
+def rows_of(keys: pd.Series, index: pd.Series) -> NDArray[np.intp]:
+    """The place of each of the `keys` in `index`, -1 where it is not there."""
     rows: NDArray[np.intp] = pd.Index(index).get_indexer(pd.Index(keys))
     return rows
 

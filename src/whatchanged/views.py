@@ -2,24 +2,34 @@
 
 `focus`: every text counts once, so clusters gather where sampling went and tell small changes
 apart there. They steer the rounds, and hypotheses are proposed from them. `even`: every prompt
-counts the same, so clusters are about those that decoding everything would give. They are what a
-run shows, and what findings are named after.
+counts the same, and the screen's texts, which are even, help to place clusters, so clusters are
+about those that decoding everything would give. They are what a run shows, and what findings are
+named after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from whatchanged.config import ClusterConfig
-from whatchanged.discovery import ClusteredTexts, PreviousRound, cluster_texts
+from whatchanged.discovery import ClusteredTexts, Guide, PreviousRound, cluster_texts, rows_of
 from whatchanged.quality import describe_lineage
 from whatchanged.records import NOISE, Hypothesis
 from whatchanged.weighting import even_weights
+
+
+class Embedded(NamedTuple):
+    """Texts, their segments and the vectors of these `(n_segments, d_embed)`."""
+
+    texts: pd.DataFrame
+    segments: pd.DataFrame
+    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +50,52 @@ class Views:
 
 
 def cluster_views(
-    texts: pd.DataFrame,
-    segments: pd.DataFrame,
-    vectors: NDArray[np.float32],
+    found: Embedded,
     config: ClusterConfig,
     *,
+    screened: Embedded | None,
     previous: PreviousViews | None,
     round_index: int,
     seed: int,
 ) -> Views:
-    """All texts so far, clustered by `discovery.cluster_texts` in both ways."""
-    prompts = pd.factorize(texts["prompt_key"])[0].astype(np.int64)
-    weights = even_weights(prompts, (texts["side"] == "intervention").to_numpy().astype(np.int64))
+    """All texts so far, clustered by `discovery.cluster_texts` in both ways. `screened` are those
+    of the screen, of the same prompts, where one ran."""
     focus = cluster_texts(
-        texts, segments, vectors, config, previous=previous.focus if previous else None,
+        *found, config, previous=previous.focus if previous else None,
         round_index=round_index, seed=seed,
     )  # fmt: skip
-    if previous is None and (weights == 1).all():
+    by_text = _weigh(found.texts)
+    if previous is None and screened is None and (by_text == 1).all():
         return Views(focus, focus)
+    by_segment, guide = by_text, None
+    if screened is not None:
+        weights = _weigh(pd.concat([found.texts, screened.texts], ignore_index=True))
+        by_segment = weights[: len(found.texts)]
+        guide = _guide(screened, weights[len(found.texts) :])
     even = cluster_texts(
-        texts, segments, vectors, config, previous=previous.even if previous else None,
-        round_index=round_index, seed=seed, weights=weights,
+        *found, config, previous=previous.even if previous else None, round_index=round_index,
+        seed=seed, weights={"text": by_text, "segment": by_segment}, guide=guide,
     )  # fmt: skip
     return Views(even, focus)
+
+
+def _weigh(texts: pd.DataFrame) -> NDArray[np.float64]:
+    prompts = pd.factorize(texts["prompt_key"])[0].astype(np.int64)
+    return even_weights(prompts, (texts["side"] == "intervention").to_numpy().astype(np.int64))
+
+
+def _guide(screened: Embedded, weights: NDArray[np.float64]) -> Guide:
+    """The screen's whole sentences. Its texts are short, and where one was cut off, it was amid its
+    last sentence, which no longer text has."""
+    texts, segments, vectors = screened
+    holders = rows_of(segments["text_key"], texts["text_key"])
+    was_cut = (texts["finish"] == "length").to_numpy()[holders]
+    is_last = segments["position"] == segments.groupby("text_key")["position"].transform("max")
+    whole = ~(was_cut & is_last.to_numpy())
+    return Guide(
+        segments["segment_key"].to_numpy(dtype=str)[whole], vectors[whole], weights[holders][whole],
+        (texts["side"] == "intervention").to_numpy()[holders][whole],
+    )  # fmt: skip
 
 
 def name_clusters(

@@ -11,12 +11,12 @@ from whatchanged.discovery import (
     PreviousRound,
     as_previous,
     cluster_texts,
-    collect_evidence,
     largest_differences,
     map_texts,
 )
 from whatchanged.embed import segment_table
 from whatchanged.records import Prompt
+from whatchanged.seen import collect_evidence
 
 DIRECTIONS = {"Tea.": (1.0, 0.0, 0.0), "Milk.": (0.0, 1.0, 0.0), "Rain.": (0.0, 0.0, 1.0)}
 CONFIG = ClusterConfig(n_clusters=3, n_segment_clusters=3)

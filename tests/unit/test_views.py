@@ -9,7 +9,7 @@ from whatchanged.config import ClusterConfig
 from whatchanged.discovery import ClusteredTexts, PreviousRound, as_previous
 from whatchanged.embed import segment_table
 from whatchanged.records import Hypothesis
-from whatchanged.views import PreviousViews, Views, cluster_views, name_clusters
+from whatchanged.views import Embedded, PreviousViews, Views, cluster_views, name_clusters
 
 # Squared distances: 0.5 between tea and mint, 1 between milk and rain, 2 between the two pairs.
 DIRECTIONS = {
@@ -17,6 +17,7 @@ DIRECTIONS = {
     "Mint.": (0.75, np.sqrt(1 - 0.75**2), 0.0, 0.0),
     "Milk.": (0.0, 0.0, 1.0, 0.0),
     "Rain.": (0.0, 0.0, 0.5, np.sqrt(1 - 0.5**2)),
+    "Sun.": (-1.0, 0.0, 0.0, 0.0),
 }
 CONFIG = ClusterConfig(n_clusters=3, n_segment_clusters=3)
 # Prompt p was decoded twenty times as often as q and r.
@@ -33,11 +34,16 @@ def views_of(replies: dict[str, list[str]], before: Views | None = None) -> View
     ]
     texts = pd.DataFrame(rows, columns=["text_key", "side", "prompt_key", "text"])
     segments = segment_table(texts)
-    vectors = np.array([DIRECTIONS[s] for s in segments["segment"]], dtype=np.float32)
+    vectors = vectors_of(segments)
     previous = before and PreviousViews(leave(before.even), leave(before.focus))
     return cluster_views(
-        texts, segments, vectors, CONFIG, previous=previous, round_index=int(bool(before)), seed=0
-    )
+        Embedded(texts, segments, vectors), CONFIG, screened=None, previous=previous,
+        round_index=int(bool(before)), seed=0,
+    )  # fmt: skip
+
+
+def vectors_of(segments: pd.DataFrame) -> np.ndarray:
+    return np.array([DIRECTIONS[s] for s in segments["segment"]], dtype=np.float32)
 
 
 def leave(view: ClusteredTexts) -> PreviousRound:
@@ -88,6 +94,44 @@ def test_a_view_follows_its_own_rounds() -> None:
     assert parts(second.focus) == parts(first.focus)
     assert parts(second.even) == parts(first.even)
     assert second.focus.label_agreement == second.even.label_agreement == 1.0
+
+
+def views_beside_the_screen(finish: str) -> Views:
+    """Each prompt once per side, and once in the screen, whose reply to p says "Sun." last."""
+    own = [("p", "Tea. Mint.", "stop"), ("q", "Milk.", "stop"), ("r", "Rain.", "stop")]
+    short = [("p", "Tea. Sun.", finish), ("q", "Rain.", "stop"), ("r", "Rain.", "stop")]
+    embedded = []
+    for name, replies in (("own", own), ("screen", short)):
+        rows = [
+            (f"{name}{side}{i}", side, *reply)
+            for side in ("base", "intervention")
+            for i, reply in enumerate(replies)
+        ]
+        texts = pd.DataFrame(rows, columns=["text_key", "side", "prompt_key", "text", "finish"])
+        segments = segment_table(texts)
+        embedded.append(Embedded(texts, segments, vectors_of(segments)))
+    return cluster_views(
+        embedded[0], CONFIG, screened=embedded[1], previous=None, round_index=0, seed=0
+    )
+
+
+def test_the_screen_helps_to_place_clusters_and_belongs_to_none() -> None:
+    views = views_beside_the_screen("stop")
+    # One of the three clusters is of the sun, which only the screen has: two are left.
+    assert parts(views.even) == {frozenset({"Tea.", "Mint."}), frozenset({"Milk.", "Rain."})}
+    assert len(views.even.centroids["segment"]) == 2
+    assert set(views.even.segments["label"]) == {0, 1}
+    assert len(views.even.texts) == 6
+    # Without it, tea and mint are nearest: 2 * 2 / 4 * 0.5 = 0.5 of inertia, milk and rain 1.
+    assert parts(views.focus) == {
+        frozenset({"Tea.", "Mint."}), frozenset({"Milk."}), frozenset({"Rain."})
+    }  # fmt: skip
+
+
+def test_a_sentence_in_which_the_screen_was_cut_off_places_nothing() -> None:
+    views = views_beside_the_screen("length")
+    assert parts(views.even) == parts(views.focus)
+    assert len(views.even.centroids["segment"]) == 3
 
 
 def claim(cluster: str | None) -> Hypothesis:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from whatchanged.config import ClusterConfig
-from whatchanged.discovery import ClusteredTexts, PreviousRound, as_previous
+from whatchanged.discovery import ClusteredTexts, PreviousRound, as_previous, cluster_texts
 from whatchanged.embed import segment_table
 from whatchanged.records import Hypothesis
 from whatchanged.views import Embedded, PreviousViews, Views, cluster_views, name_clusters
@@ -126,6 +126,17 @@ def test_the_screen_helps_to_place_clusters_and_belongs_to_none() -> None:
     assert parts(views.focus) == {
         frozenset({"Tea.", "Mint."}), frozenset({"Milk."}), frozenset({"Rain."})
     }  # fmt: skip
+
+
+def test_what_steers_is_as_if_nothing_else_were_clustered() -> None:
+    views = views_beside_the_screen("stop")
+    texts = views.focus.texts.drop(columns=["label", "margin"])
+    segments = segment_table(texts)
+    alone = cluster_texts(
+        texts, segments, vectors_of(segments), CONFIG, previous=None, round_index=0, seed=0
+    )
+    pd.testing.assert_frame_equal(views.focus.segments, alone.segments)
+    pd.testing.assert_frame_equal(views.focus.clusters, alone.clusters)
 
 
 def test_a_sentence_in_which_the_screen_was_cut_off_places_nothing() -> None:

@@ -130,7 +130,8 @@ def write_rounds(run: RunTables) -> list[Block]:
         caption = (
             "Round by round: texts per side, agreement of cluster labels with the round before, "
             "how well sentences separate into clusters, and the share of cluster differences that "
-            "is resolved."
+            "is resolved. These are the clusters that steer sampling, of the texts as decoded; "
+            "those shown elsewhere count every prompt the same."
         )
         blocks.append(Picture(draw_rounds("rounds", series, alt), line(caption)))
     columns = [(title, name) for title, name in _ROUND_FIGURES if any(name in r for r in rounds)]

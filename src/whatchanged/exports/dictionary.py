@@ -142,7 +142,7 @@ _FINDINGS = (
     Entry("criterion", "string", "", "What a judge checks in one text; names no side."),
     Entry("direction", "string", "", "Whether the intervention is said to show more or less."),
     Entry("scope", "string", "", "The prompt group that it is about; missing for all prompts."),
-    Entry("cluster", "string", "", "The cluster that holds most of the sentences it came from; missing for none."),
+    Entry("cluster", "string", "", "The cluster that has most of its sentences; missing: none."),
     Entry("status", "string", "", "confirmed, rejected or inconclusive, on fresh texts."),
     Entry("effect", "number", "share, -1 to 1", "share_intervention minus share_base."),
     Entry("ci_low", "number", "share, -1 to 1", "Lower end of the 95% interval of effect."),

@@ -8,7 +8,7 @@ SOURCES := src flows tasks tests benchmarks
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env demo test test-long check page faults faults-long bench deploy-local
+.PHONY: env demo test test-long check page faults faults-long bench deploy deploy-local
 
 env: $(INSTALLED)
 
@@ -59,14 +59,12 @@ bench: $(INSTALLED)
 	    name=$$(basename $$file .py); echo "== $$name"; \
 	    $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS); done
 
-# The pool comes first: a deployment to a pool that does not exist deploys nothing. Tasks that compute
-# on a GPU have the tag `gpu` and share the limit of that name: one at a time over all workers.
+# Pools, limits, automation and the deployments of prefect.yaml, on the server in PREFECT_API_URL.
+deploy: $(INSTALLED)
+	$(BIN)/python -m flows.deploy
+
+# Server, pools, worker, deployments and two runs on loopback, stopped again at the end; the second run
+# finds everything cached. DEPLOY_ARGS=--hold leaves the server up to look at.
+DEPLOY_CONFIG ?= configs/quick.yaml
 deploy-local: $(INSTALLED)
-	@test -n "$$PREFECT_API_URL" || { echo "no Prefect server named: run '$(BIN)/prefect server start' in another terminal, then export PREFECT_API_URL=http://127.0.0.1:4200/api"; exit 2; }
-	$(BIN)/prefect work-pool inspect gpu-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create gpu-pool --type process
-	$(BIN)/prefect work-pool inspect local-pool > /dev/null 2>&1 || $(BIN)/prefect work-pool create local-pool --type process
-	$(BIN)/prefect concurrency-limit inspect gpu > /dev/null 2>&1 || $(BIN)/prefect concurrency-limit create gpu 1
-	$(BIN)/prefect concurrency-limit inspect paid-judging > /dev/null 2>&1 || $(BIN)/prefect concurrency-limit create paid-judging 1
-	PROJECT_HOME="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
-	@echo "Start a worker: $(BIN)/prefect worker start --pool local-pool --limit 1"
-	@echo "Then run:       $(BIN)/prefect deployment run audit/local --watch"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m flows.deploy --local --config $(DEPLOY_CONFIG) $(DEPLOY_ARGS)

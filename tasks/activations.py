@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from prefect import Task, get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.caching import CACHED, RETRIED, Manifest, part_key, recall, remember, start
@@ -32,6 +27,7 @@ from tasks.collection import (
     load_summaries,
     load_table,
 )
+from tasks.showing import follow
 from whatchanged.activations import evidence, passes, tables
 from whatchanged.activations.grouping import group_firings, summarize_groups
 from whatchanged.activations.groups import ComponentGroups
@@ -84,9 +80,6 @@ def _over_chunks(
     collection: Collection, work: Task[..., Manifest], stage: str, bar: StageBar, **inputs: Any
 ) -> list[Manifest]:
     """One task per chunk of texts, with their progress."""
-    artifact = cast(
-        UUID, create_progress_artifact(0.0, key=f"activations-{stage}", description="texts read")
-    )
     futures = []
     for number, texts in enumerate(collection.chunks):
         key = collection.stage_key(stage, list(texts["text_key"]), _edges(inputs.values()))
@@ -96,12 +89,7 @@ def _over_chunks(
                 on_gpu=collection.on_gpu, number=number, collection=collection, **inputs,
             )
         )  # fmt: skip
-    done = []
-    for number, future in enumerate(futures, start=1):
-        done.append(future.result())
-        update_progress_artifact(artifact, 100.0 * number / len(futures))
-        bar.advance(number, len(futures))
-    return done
+    return follow(futures, f"activations-{stage}", "texts", bar)
 
 
 def _over_findings(collection: Collection, skipped: dict[str, str]) -> list[Manifest]:

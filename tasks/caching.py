@@ -93,6 +93,7 @@ RETRIED: dict[str, Any] = {
 class Started:
     """A stage on its way."""
 
+    name: str
     future: PrefectFuture[Manifest]
     is_known: bool
 
@@ -121,7 +122,7 @@ def start(
     is_read = known is not None and _is_recorded(task.name, known)
     named = task.with_options(refresh_cache=not is_read, task_run_name=name, tags=tags)
     passed = {name: value if _is_edge(value) else quote(value) for name, value in inputs.items()}
-    return Started(named.submit(key=key, **passed), known is not None)
+    return Started(name, named.submit(key=key, **passed), known is not None)
 
 
 def _is_recorded(task: str, known: Manifest) -> bool:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import cast
-from uuid import UUID
 
 import pandas as pd
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tasks.caching import CACHED, RETRIED, Count, Manifest, recall, remember, start
 from tasks.job import SIDES, Comparison, Job
 from tasks.prompts import load_prompts
+from tasks.showing import follow
 from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
 from whatchanged.decode import empty_texts, plan_chunks, plan_requests, tabulate_texts
 from whatchanged.models.loading import describe_decoder, load_decoder
 from whatchanged.records import Chunk, Purpose
 from whatchanged.store.artifacts import ArtifactStore
+from whatchanged.store.faults import point
 
 
 def decode(
@@ -34,13 +33,7 @@ def decode(
     with job.progress.stage("decode", detail) as bar:
         settings = job.decode_settings(purpose)
         chunks = _plan(job, comparison, prompts, allocation, purpose, round_index, settings)
-        artifact = cast(
-            UUID,
-            create_progress_artifact(
-                0.0, key=f"decode-{comparison.name}-{purpose}", description="texts decoded"
-            ),
-        )
-        futures = [
+        started = [
             start(
                 job.store,
                 _decode_chunk,
@@ -56,12 +49,8 @@ def decode(
             )
             for number, chunk in enumerate(chunks)
         ]
-        done = []
-        for number, future in enumerate(futures, start=1):
-            done.append(job.progress.note("decode", future.result()))
-            update_progress_artifact(artifact, 100.0 * number / len(futures))
-            bar.advance(number, len(futures))
-        return done
+        stage = f"decode-{comparison.name}-{purpose}"
+        return [job.progress.note("decode", one) for one in follow(started, stage, "texts", bar)]
 
 
 def load_texts(store: ArtifactStore, decoded: list[Manifest]) -> pd.DataFrame:
@@ -118,6 +107,7 @@ def _decode_chunk(
     store = ArtifactStore(root)
     if known := recall(store, key):
         return known
+    point("decode.before_chunk")
     decoder = load_decoder(model, settings, config.prompts.format, config.run.device)
     started = time.perf_counter()
     texts = tabulate_texts(chunk, decoder.decode(chunk.requests))

@@ -15,6 +15,7 @@ from tasks.caching import CACHED, RETRIED, Manifest, Started, recall, remember, 
 from tasks.decode import load_texts
 from tasks.hypothesize import load_hypotheses
 from tasks.job import Comparison, Job
+from tasks.showing import follow
 from whatchanged.inquiry import Ask, Inquiry
 from whatchanged.keys import content_key
 from whatchanged.models.loading import describe_judge, load_judge
@@ -42,7 +43,7 @@ def judge(
     names (`judge.spend`), in batches: one manifest of verdicts per batch."""
     with job.progress.stage("judge", comparison.name) as bar:
         if job.config.judge.way == "cascade":
-            return _judge_as_cascade(job, comparison, hypotheses, plan, fresh)
+            return _judge_as_cascade(job, comparison, hypotheses, plan, fresh, bar)
         inquiry = load_inquiry(job, comparison, hypotheses, plan, fresh)
         if job.config.judge.way == "expensive":
             asks = [
@@ -100,7 +101,12 @@ def close_bill(job: Job) -> dict[str, Bill]:
 
 
 def _judge_as_cascade(
-    job: Job, comparison: Comparison, hypotheses: Manifest, plan: Manifest, fresh: list[Manifest]
+    job: Job,
+    comparison: Comparison,
+    hypotheses: Manifest,
+    plan: Manifest,
+    fresh: list[Manifest],
+    bar: StageBar,
 ) -> list[Manifest]:
     settings = job.config.judge
     ids = [hypothesis.id for hypothesis in load_hypotheses(job, hypotheses)]
@@ -123,7 +129,8 @@ def _judge_as_cascade(
         name = f"judge {comparison.name} {number}"
         inputs = {"batch": batch, "hypotheses": hypotheses, "plan": plan, "fresh": fresh}
         started.append(_start(job, _grade, key, name, settings.is_paid, **inputs))
-    return [job.progress.note("judge", one.result()) for one in started]
+    judged = follow(started, f"judge-{comparison.name}", "hypotheses", bar)
+    return [job.progress.note("judge", one) for one in judged]
 
 
 def _ask_all(
@@ -154,11 +161,8 @@ def _ask_all(
             name = f"judge {comparison.name} {tier} {step}.{number}"
             inputs = {"asks": batch, "hypotheses": hypotheses, "fresh": fresh}
             started.append(_start(job, _ask, key, name, judge.is_api, **inputs))
-    done = []
-    for number, one in enumerate(started, start=1):
-        done.append(job.progress.note("judge", one.result()))
-        bar.advance(number, len(started))
-    return done
+    judged = follow(started, f"judge-{comparison.name}", "hypotheses", bar)
+    return [job.progress.note("judge", one) for one in judged]
 
 
 def _batches(items: Sequence[T]) -> list[list[T]]:

@@ -17,7 +17,9 @@ from tasks.hypothesize import summarize
 from tasks.job import Comparison, Job
 from tasks.judge import close_bill, load_inquiry, load_verdicts
 from tasks.prompts import load_prompts
+from tasks.showing import read_retries
 from whatchanged.divergence import estimate_divergence, name_method
+from whatchanged.overview import write_overview
 from whatchanged.report import build_report
 from whatchanged.summary import (
     RunContent,
@@ -66,6 +68,11 @@ def report(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]
     themes = summarize(job, tested[0].findings)
     with job.progress.stage("report"):
         content = _write_report(job, prompts, explored, tested, themes)
+        address = (job.folder.path.resolve() / "report.html").as_uri()
+        overview = write_overview(
+            job.folder.path.name, address, content.summary, content.findings, read_retries()
+        )
+        create_markdown_artifact(overview, key="overview")
     # The last stage's own seconds are known only now.
     summary = {**content.summary, "seconds": job.progress.seconds}
     job.folder.write_json("summary.json", summary)
@@ -97,7 +104,6 @@ def _write_report(
     for name, figure in written.figures.items():
         job.folder.write_bytes(f"figures/{name}", figure)
     address = (job.folder.path.resolve() / "report.html").as_uri()
-    create_markdown_artifact(f"[The whole report]({address})\n\n{written.markdown}", key="findings")
     if job.config.apis:
         account = tabulate_judging(content.summary["judge"], content.summary["bill"])
         create_table_artifact(account, key="judging")

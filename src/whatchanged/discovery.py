@@ -374,9 +374,10 @@ def _lineage(previous: PreviousRound | None, members: _Members) -> Lineage:
 
 
 def largest_differences(clusters: pd.DataFrame, n: int = 20) -> list[dict[str, Any]]:
-    """The `n` clusters of the last round that differ most between the sides, for a person."""
+    """The `n` clusters of the last round that differ most between the sides, for a person; without
+    their exemplars: Prefect's server keeps this, and is to hold no text."""
     clusters = clusters[clusters["round"] == clusters["round"].max()]
     order = clusters["difference"].abs().sort_values(ascending=False, kind="stable").index[:n]
-    columns = ["cluster", "n_base", "n_intervention", "difference", "ci_low", "ci_high", "exemplar"]
+    columns = ["cluster", "n_base", "n_intervention", "difference", "ci_low", "ci_high"]
     rows = clusters.loc[order, columns].round(3).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]

@@ -11,9 +11,11 @@ from pathlib import Path
 
 # A cold temporary server needs 10 to 25 s where Prefect waits 20 s; Prefect would pickle the error
 # of a flow that fails; its results belong beside the artifacts that they name; idle OpenMP threads
-# that spin slow a shared machine down several times; nothing here phones home.
+# that spin slow a shared machine down several times; nothing here phones home; a run that is silent
+# for three heartbeats counts as dead (flows/deploy.py), and Prefect sends one in three minutes.
 _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",

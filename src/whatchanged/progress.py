@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+def describe_pace(
+    n_done: int,
+    n_all: int,
+    *,
+    n_computed: int,
+    n_to_compute: int,
+    n_items: int,
+    unit: str,
+    seconds: float,
+) -> str:
+    """How far the tasks of a stage are. Of all that are done, `n_computed` were no cache hits and
+    gave `n_items` in `seconds`; the time left assumes that the others to compute take as long."""
+    done = f"{n_done} of {n_all} tasks"
+    if not n_computed or seconds <= 0:
+        return f"{done}, all cached so far"
+    left_s = seconds / n_computed * (n_to_compute - n_computed)
+    rate = f"{n_items:,} {unit} in {seconds:.1f} s, {n_items / seconds:.1f} per second"
+    return f"{done}, {rate}, about {left_s:.0f} s left"
+
+
 def is_watched() -> bool:
     """Whether standard error is a terminal."""
     return sys.stderr.isatty()

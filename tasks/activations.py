@@ -220,7 +220,7 @@ def _contribute(key: str, number: int, collection: Collection) -> Manifest:
     return remember(store, Manifest(key=key, parts=(TABLE, FIGURES), n=len(table)))
 
 
-@task(name="store activations", cache_policy=NO_CACHE)
+@task(name="store activations", task_run_name="store activations", cache_policy=NO_CACHE)
 def _write(
     collection: Collection,
     surveyed: Manifest,

@@ -12,7 +12,7 @@ from whatchanged.dashboard.export import export_folder
 from whatchanged.store.runs import load_run
 
 
-@task(name="dashboard", cache_policy=NO_CACHE)
+@task(name="dashboard", task_run_name="dashboard", cache_policy=NO_CACHE)
 def dashboard(run: str) -> str:
     """Write the dashboard into a finished run's folder; its address. One there is replaced."""
     page, n_bytes = export_folder(load_run(Path(run)))

@@ -88,7 +88,7 @@ def report(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]
     return {**summary, "run": str(job.folder.path)}
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE)
 def _write_report(
     job: Job, prompts: Manifest, explored: Explored, tested: list[Tested], themes: dict[str, Any]
 ) -> RunContent:

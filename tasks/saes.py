@@ -270,7 +270,7 @@ def report(comparison: Comparison, found: Found) -> dict[str, Any]:
     return {**summary, "run": str(comparison.folder.path)}
 
 
-@task(name="report SAEs", cache_policy=NO_CACHE)
+@task(name="report SAEs", task_run_name="report SAEs", cache_policy=NO_CACHE)
 def _write(comparison: Comparison, compared: Compared) -> list[str]:
     """Tables, figures and the report; what is missing in them, in sentences."""
     folder, notes = comparison.folder, []

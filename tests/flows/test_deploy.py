@@ -19,13 +19,25 @@ import pandas as pd
 import pytest
 
 import whatchanged
-from tests.flows.conftest import SMALL
 
 PROJECT = Path(__file__).parents[2]
 CANARY = "sk-canary-5c0d1e7f2b"
+SMALLEST = """\
+base: {model: demo:base}
+intervention: {model: demo:intervention}
+prompts: {file: demo:prompts.jsonl}
+divergence: {texts_per_prompt: 1}
+decode: {chunk_texts: 150, max_new_tokens: 64}
+cluster: {n_clusters: 8}
+sample: {seed_texts: 288, round_texts: 144, max_rounds: 0}
+validate: {texts_per_hypothesis: 120, max_texts_per_hypothesis: 120, n_permutations: 500,
+           null_control: false}
+activations: {sources: []}
+report: {dashboard: false}
+"""
 # The parts of a run that are never cached: they write the run's own folder.
 NEVER_CACHED = {"report", "store activations"}
-pytestmark = [pytest.mark.flows, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.flows, pytest.mark.long, pytest.mark.timeout(1500)]
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
     home = tmp_path_factory.mktemp("deployed")
     config = home / "small.yaml"
-    config.write_text(SMALL)
+    config.write_text(SMALLEST)
     local = deploy.Local(home, deploy.free_port())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", CANARY)
@@ -58,7 +70,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
                 for name, fault in (("first", deploy.TRANSIENT_FAULT), ("second", "")):
                     asked = {"config": str(config), "run_dir": str(home / "runs" / name)}
                     asked_id = deploy.launch(client, "audit/local", asked, fault)
-                    ends.append(deploy.follow(client, asked_id, patience_s=400))
+                    ends.append(deploy.follow(client, asked_id, patience_s=600))
                 yield Deployed(local, client, config, *ends)
 
 
@@ -153,7 +165,7 @@ def test_a_run_that_is_killed_under_a_worker_is_crashed_at_once(deployed: Deploy
     run_dir = deployed.local.home / "runs" / "killed"
     asked = {"config": str(deployed.config), "run_dir": str(run_dir), "overrides": ["seed=5"]}
     asked_id = launch(deployed.client, "audit/local", asked, "decode.before_chunk:2")
-    run = follow(deployed.client, asked_id, patience_s=200)
+    run = follow(deployed.client, asked_id, patience_s=400)
     assert run.state.name == "Crashed"
     assert "SIGKILL" in run.state.message
 
@@ -166,12 +178,12 @@ def test_a_run_whose_process_died_unseen_is_crashed_by_the_automation(deployed: 
     command = [sys.executable, "-m", "flows.audit", "--config", str(deployed.config),
                "--set", "seed=6", "--run-dir", str(run_dir)]  # fmt: skip
     died = subprocess.run(
-        command, cwd=PROJECT, env=env, capture_output=True, timeout=200, check=False
+        command, cwd=PROJECT, env=env, capture_output=True, timeout=400, check=False
     )
     assert died.returncode == -signal.SIGKILL
     (run,) = (run for run in deployed.client.read_flow_runs() if run.name == "unseen")
     assert run.state.name == "Running"
-    ended = follow(deployed.client, run.id, patience_s=240)
+    ended = follow(deployed.client, run.id, patience_s=400)
     assert ended.state.name == "Crashed"
     assert "No heartbeat" in ended.state.message
 

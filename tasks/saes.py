@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
@@ -291,9 +291,9 @@ def _write(comparison: Comparison, compared: Compared) -> list[str]:
     folder.write_bytes("report.md", written.encode())
     # A run has findings, and a comparison tests no hypothesis.
     folder.write_json("findings.json", [])
-    # The server is to hold no text: the part of the report that quotes some stays out.
-    unquoted = write_report(replace(compared, highlights=()), tables, notes)
-    create_markdown_artifact(unquoted, key="sae-comparison")
+    # The server is to hold no text.
+    shown = write_report(compared, tables, notes, quotes_texts=False)
+    create_markdown_artifact(shown, key="sae-comparison")
     get_run_logger().info("report: %s", folder.path / "report.md")
     return notes
 

@@ -100,10 +100,15 @@ def draw_figures(compared: Compared) -> dict[str, bytes]:
 
 
 def write_report(
-    compared: Compared, tables: Mapping[str, ResultTable], notes: Sequence[str]
+    compared: Compared,
+    tables: Mapping[str, ResultTable],
+    notes: Sequence[str],
+    *,
+    quotes_texts: bool = True,
 ) -> str:
     """The report as Markdown: what was compared, every table with the reconstruction of its SAEs,
-    and the explored features on texts. `notes` are sentences on what is missing."""
+    and, unless it quotes no texts, the explored features on them. `notes` are sentences on what is
+    missing."""
     parts = ["# Comparison of sparse autoencoders", _lead(compared)]
     parts += [f"- {for_markdown(note)}" for note in (*_warnings(compared), *notes)]
     parts += ["## Reconstruction", _part(tables["saes"])]
@@ -119,7 +124,8 @@ def write_report(
                   _part(tables["changes"])]  # fmt: skip
     if compared.overlaps:
         parts += ["## Overlap", _part(tables["overlap"])]
-    parts += ["## Features on texts", *_shown_highlights(compared)]
+    if quotes_texts:
+        parts += ["## Features on texts", *_shown_highlights(compared)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

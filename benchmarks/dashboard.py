@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.dashboard_run import RARE, invent_run, pack_invented
 from whatchanged.cli.dashboard import host_names
-from whatchanged.dashboard.pack import Pack
+from whatchanged.dashboard.parts import Parts
 from whatchanged.dashboard.shell import write_folder
 from whatchanged.store.exports import write_export_folder
 
@@ -49,7 +49,7 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def serve(pack: Pack, read_news: Callable[[], dict[str, Any]] = lambda: FINISHED) -> Iterator[str]:
+def serve(pack: Parts, read_news: Callable[[], dict[str, Any]] = lambda: FINISHED) -> Iterator[str]:
     """The address of a server of this pack, on a free port of this machine."""
     import uvicorn
 

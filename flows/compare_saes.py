@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from tasks.dashboard import dashboard
 from tasks.job import name_run
 from tasks.sae_comparison import open_comparison
 from tasks.saes import Found, ablate, analyze, compare, extract, overlap, report
@@ -31,9 +32,11 @@ def compare_saes(
     analyzed = analyze(comparison, own)
     ablated = ablate(comparison, own, analyzed)
     changed = compare(comparison, extracted)
-    return report(
-        comparison, Found(extracted, analyzed, ablated, changed, overlap(comparison, own))
-    )
+    found = Found(extracted, analyzed, ablated, changed, overlap(comparison, own))
+    summary = report(comparison, found)
+    if comparison.config.dashboard:
+        dashboard(summary["run"])
+    return summary
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class SaeComparisonConfig(Block):
     """A whole comparison. With an `intervention`, features of the two models are compared as well.
 
     `concepts` are sets of texts by name; features are searched that are more active on them than
-    on the categorized texts.
+    on the categorized texts. `dashboard`: whether a run ends by writing its page.
     """
 
     model: ModelConfig
@@ -77,6 +77,7 @@ class SaeComparisonConfig(Block):
     concepts: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     ablation: AblationConfig = AblationConfig()
     alpha: float = Field(0.05, gt=0, lt=1)
+    dashboard: bool = True
     run: RunConfig = RunConfig()
     seed: int = Field(0, ge=0)
 

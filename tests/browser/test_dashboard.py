@@ -457,7 +457,7 @@ def test_a_page_opened_at_the_start_ends_equal_to_the_export(
     watched = open_page(offline=False)
     with serve(pack, lambda: news) as address:
         watched.page.goto(address)
-        watched.page.wait_for_selector("text=This audit is in progress")
+        watched.page.wait_for_selector("text=This run is in progress")
         seconds = wait_s(watched.page, lambda: news.update(stage="judge"), "strong:text('judge')")
         assert seconds < 1.0
         news.update(FINISHED)

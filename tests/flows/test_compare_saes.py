@@ -116,6 +116,17 @@ def test_every_file_is_counted_and_every_table_has_its_four_forms(compared: Comp
     assert all(run.read_bytes(name) for name in figures)
 
 
+def test_a_run_ends_with_a_dashboard_that_holds_every_table(compared: Compared) -> None:
+    from whatchanged.dashboard.pack import pack_run
+
+    page = compared.run / "dashboard" / "index.html"
+    assert page.is_file()
+    names = pack_run(compared.loaded).names()
+    assert {f"table/{name}" for name in TABLES if name != "specialists"} < set(names)
+    assert {"specialists/2", "highlights/2", "quoted/0"} < set(names)
+    assert all((page.parent / "data" / f"{name}.js").is_file() for name in names)
+
+
 def test_the_reconstruction_of_each_sae_stands_beside_every_table(compared: Compared) -> None:
     report = compared.loaded.read_bytes("report.md").decode()
     by_name = {one["sae"]: one for one in compared.summary["saes"]}

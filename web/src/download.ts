@@ -9,6 +9,7 @@ export function download(name: string, content: string, type: string): void {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-export function jsonLines(rows: unknown[]): string {
-  return rows.map((row) => JSON.stringify(row)).join("\n") + "\n";
+/** Offers records as JSON lines. */
+export function downloadLines(name: string, rows: unknown[]): void {
+  download(name, rows.map((row) => JSON.stringify(row)).join("\n") + "\n", "application/jsonl");
 }

@@ -1,11 +1,6 @@
 // The keyboard: every action is a link or a button on the page, and a key presses it.
 import { keep, recall } from "./storage";
 
-export const SCREENS: [string, string, string][] = [
-  ["", "Verdict", "o"], ["hypotheses", "Hypotheses", "h"], ["clusters", "Clusters", "c"], ["map", "Map", "m"],
-  ["prompts", "Prompts", "p"], ["texts", "Search", "t"], ["components", "Components", "k"], ["judges", "Judges", "j"], ["run", "Run", "r"],
-];
-
 export const HELP: [string, string][] = [
   ["?", "this help"], ["/", "search all texts"], ["g then o h c m p t k j r", "go to a screen"],
   ["j k", "next, previous row"], ["Enter", "open the row"], ["[ ]", "previous, next of a kind"],
@@ -42,9 +37,7 @@ export function listenToKeys(act: { help: () => void; say: (what: string) => voi
 function press(key: string, act: { help: () => void; say: (what: string) => void }): boolean {
   if (performance.now() - afterG < 1500) {
     afterG = -Infinity;
-    const screen = SCREENS.find(([, , letter]) => letter === key);
-    if (screen) location.hash = `#/${screen[0]}`;
-    return screen !== undefined;
+    return click("header [data-go]", "go", key);
   }
   if (key === "g") afterG = performance.now();
   else if (key === "?") act.help();
@@ -52,13 +45,13 @@ function press(key: string, act: { help: () => void; say: (what: string) => void
   else if (key === "j" || key === "k") return moveRow(key === "j" ? 1 : -1);
   else if (key === "y") void copyLink(act.say);
   else if (key === "f") return focus('[data-focus="filter"]');
-  else return click(key);
+  else return click("main [data-key]", "key", key);
   if (key === "/") setTimeout(() => focus('[data-focus="search"]'), 50);
   return true;
 }
 
-function click(key: string): boolean {
-  const element = [...document.querySelectorAll<HTMLElement>("main [data-key]")].find((e) => e.dataset.key === key);
+function click(among: string, name: string, key: string): boolean {
+  const element = [...document.querySelectorAll<HTMLElement>(among)].find((e) => e.dataset[name] === key);
   element?.click();
   return element !== undefined;
 }

@@ -1,12 +1,13 @@
 // The page: which screen the URL asks for, the frame around it, and what it shows while it waits.
-import { Component, render, type ComponentChildren } from "preact";
+import { Component, render, type ComponentChildren, type ComponentType } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { areKeysOff, HELP, listenToKeys, SCREENS, switchKeys } from "./keys";
+import { areKeysOff, HELP, listenToKeys, switchKeys } from "./keys";
 import { listen, live, useLive } from "./live";
 import { duration } from "./numbers";
 import { forgetParts, loadPart, PACK_VERSION } from "./pack";
-import { Failure, Missing, Title, Waiting, type Context } from "./pieces";
+import { Failure, Missing, Title, Waiting } from "./pieces";
 import { href, useRoute, type Route } from "./route";
+import { manifest, setRun, verdict } from "./run";
 import { ClusterScreen, ClustersScreen } from "./screens/clusters";
 import { ComponentScreen, ComponentsScreen } from "./screens/components";
 import { HypothesisScreen } from "./screens/hypothesis";
@@ -14,35 +15,41 @@ import { JudgesScreen } from "./screens/judges";
 import { MapScreen } from "./screens/map";
 import { PromptScreen, PromptsScreen } from "./screens/prompts";
 import { RunScreen, Unfinished } from "./screens/run";
+import { FeatureScreen, SaeScreen, SaesScreen } from "./screens/saes";
 import { SearchScreen } from "./screens/search";
 import { TextScreen } from "./screens/text";
 import { HypothesesScreen, VerdictScreen } from "./screens/verdict";
 import { keep, recall } from "./storage";
-import { Shown } from "./text";
+import { visible } from "./text";
 import { useAsync } from "./use";
+import { Head, Warning } from "./layout";
 
-async function loadContext(): Promise<Context> {
-  const [manifest, verdict] = await Promise.all([loadPart("manifest"), loadPart("verdict")]);
-  return { manifest: manifest.values as Context["manifest"], verdict: verdict.values, findings: verdict.values.findings };
+async function loadRun(): Promise<true> {
+  const [about, first] = await Promise.all([loadPart("manifest"), loadPart("verdict")]);
+  setRun(about.values, first.values);
+  return true;
 }
 
-function Screen({ route, context }: { route: Route; context: Context }) {
-  const [screen, id = ""] = route.path;
-  if (screen === undefined) return <VerdictScreen {...context} />;
-  if (screen === "hypotheses") return <HypothesesScreen context={context} of={route.query.get("of") ?? ""} />;
-  if (screen === "h") return <HypothesisScreen context={context} id={id} key={id} />;
-  if (screen === "clusters") return <ClustersScreen />;
-  if (screen === "c") return <ClusterScreen context={context} id={id} key={id} />;
-  if (screen === "components") return <ComponentsScreen context={context} />;
-  if (screen === "component") return <ComponentScreen context={context} id={id} key={id} />;
-  if (screen === "map") return <MapScreen context={context} />;
-  if (screen === "prompts") return <PromptsScreen context={context} />;
-  if (screen === "p") return <PromptScreen context={context} id={id} key={id} />;
-  if (screen === "texts") return <SearchScreen context={context} />;
-  if (screen === "t") return <TextScreen context={context} id={id} key={id} />;
-  if (screen === "judges") return <JudgesScreen context={context} />;
-  if (screen === "run") return <RunScreen context={context} />;
-  return <><Title>No such screen</Title><Missing>There is nothing at this address. <a href="#/">To the verdict</a></Missing></>;
+type Screens = Record<string, ComponentType<{ id: string }>>;
+
+const AUDIT: Screens = {
+  "": VerdictScreen, hypotheses: HypothesesScreen, h: HypothesisScreen, clusters: ClustersScreen, c: ClusterScreen, map: MapScreen, prompts: PromptsScreen, p: PromptScreen,
+  texts: SearchScreen, t: TextScreen, components: ComponentsScreen, component: ComponentScreen, judges: JudgesScreen, run: RunScreen,
+};
+const COMPARISON: Screens = { "": SaesScreen, sae: SaeScreen, feature: FeatureScreen, run: RunScreen };
+
+/** The screens in the frame: path, name, and the key after "g" that goes there. */
+const LISTED: [string, string, string][] = [
+  ["", "Verdict", "o"], ["hypotheses", "Hypotheses", "h"], ["clusters", "Clusters", "c"], ["map", "Map", "m"],
+  ["prompts", "Prompts", "p"], ["texts", "Search", "t"], ["components", "Components", "k"], ["judges", "Judges", "j"], ["run", "Run", "r"],
+];
+const LISTED_SAES: typeof LISTED = [["", "SAEs", "o"], ["run", "Run", "r"]];
+
+function Screen({ route }: { route: Route }) {
+  const [screen = "", id = ""] = route.path;
+  const screens = verdict.saes ? COMPARISON : AUDIT;
+  const Found = Object.hasOwn(screens, screen) && screens[screen];
+  return Found ? <Found id={id} key={id} /> : <><Title>No such screen</Title><Missing>There is nothing at this address. <a href="#/">To the first screen</a></Missing></>;
 }
 
 /** One screen that fails leaves the others alone. */
@@ -67,7 +74,7 @@ function App() {
   const help = useRef<HTMLDialogElement>(null);
   const main = useRef<HTMLElement>(null);
   const isWaiting = live.isServed && news !== null && news.state !== "finished";
-  const found = useAsync(() => (isWaiting ? new Promise<never>(() => undefined) : loadContext()), [revision, isWaiting]);
+  const found = useAsync(() => (isWaiting ? new Promise<never>(() => undefined) : loadRun()), [revision, isWaiting]);
   const at = route.path.join("/");
   useEffect(() => {
     listen(() => {
@@ -103,36 +110,36 @@ function App() {
     isFirst.current = false;
     setSaid("");
   }, [at]);
-  const version = found.value?.manifest.version ?? 0;
+  const version = found.value ? manifest.version : 0;
   return (
     <>
       <a class="skip" href="#main" onClick={(e) => { e.preventDefault(); main.current?.querySelector("h1")?.focus(); }}>To the content</a>
       <header class="frame">
         <a class="brand" href="#/">whatchanged</a>
         <nav aria-label="Screens">
-          {SCREENS.map(([path, name]) => <a href={href(path ? [path] : [])} aria-current={isOf(route.path[0], path) ? "page" : undefined}>{name}</a>)}
+          {(found.value && verdict.saes ? LISTED_SAES : LISTED).map(([path, name, key]) => <a href={href(path ? [path] : [])} data-go={key} aria-current={isOf(route.path[0], path) ? "page" : undefined}>{name}</a>)}
         </nav>
         <Badge news={news} staleSince={staleSince} />
-        <button type="button" onClick={nextTheme} aria-label="Light, dark, or as the system has it">◐</button>
-        <button type="button" onClick={() => help.current?.showModal()} aria-label="Help">?</button>
+        <button onClick={nextTheme} aria-label="Light, dark, or as the system has it">◐</button>
+        <button onClick={() => help.current?.showModal()} aria-label="Help">?</button>
       </header>
       <main id="main" ref={main}>
         {said && <p class="callout" role="status">{said}</p>}
-        {version > PACK_VERSION && <p class="callout warning">A newer version of whatchanged wrote these data (form {version}); this page knows form {PACK_VERSION}. Some of it may be missing.</p>}
+        {version > PACK_VERSION && <Warning>A newer version of whatchanged wrote these data (form {version}); this page knows form {PACK_VERSION}. Some of it may be missing.</Warning>}
         <Guard at={location.hash}>
           {isWaiting ? <Unfinished news={news} />
             : found.error && (news || !live.isServed) ? <><Title>This run cannot be shown</Title><Failure error={found.error} /></>
-              : found.value ? <Screen route={route} context={found.value} />
+              : found.value ? <Screen route={route} />
                 : <><Title>Reading the run</Title><Waiting what="the run" /></>}
         </Guard>
       </main>
-      <footer class="frame"><p>{found.value && <>run <Shown text={found.value.manifest.run} />{found.value.manifest.created_utc && `, ${found.value.manifest.created_utc.slice(0, 10)}`}. </>}This page loads nothing from anywhere else.</p></footer>
+      <footer class="frame"><p>{found.value && <>run {visible(manifest.run)}{manifest.created_utc && `, ${manifest.created_utc.slice(0, 10)}`}. </>}This page loads nothing from anywhere else.</p></footer>
       <Help dialog={help} />
     </>
   );
 }
 
-const HOMES: Record<string, string> = { h: "hypotheses", c: "clusters", p: "prompts", t: "texts", component: "components" };
+const HOMES: Record<string, string> = { h: "hypotheses", c: "clusters", p: "prompts", t: "texts", component: "components", sae: "", feature: "" };
 
 function isOf(screen: string | undefined, path: string): boolean {
   return (HOMES[screen ?? ""] ?? screen ?? "") === path;
@@ -164,7 +171,7 @@ function Help({ dialog }: { dialog: { current: HTMLDialogElement | null } }) {
   return (
     <dialog ref={dialog} aria-labelledby="help-title">
       <h2 id="help-title">Keys</h2>
-      <table><caption class="sr">Keys and what they do</caption><tbody>{HELP.map(([keys, what]) => <tr><th scope="row">{keys.split(" ").map((k) => (k === "then" ? " then " : <kbd>{k}</kbd>))}</th><td>{what}</td></tr>)}</tbody></table>
+      <table><caption class="sr">Keys and what they do</caption><tbody>{HELP.map(([keys, what]) => <tr><Head>{keys.split(" ").map((k) => (k === "then" ? " then " : <kbd>{k}</kbd>))}</Head><td>{what}</td></tr>)}</tbody></table>
       <p><label><input type="checkbox" checked={!isOff} onChange={(e) => { switchKeys(e.currentTarget.checked); setOff(!e.currentTarget.checked); }} /> single keys do something</label></p>
       <form method="dialog"><button>Close</button></form>
     </dialog>

@@ -1,7 +1,8 @@
 // The charts, drawn as SVG by hand: they take their colours from the page's style, in light and dark.
 import type { ComponentChildren } from "preact";
-import { count, decimal, duration, isNumber, percent, points } from "./numbers";
+import { count, decimal, duration, isNumber, percent, points, range } from "./numbers";
 import { SIDES } from "./pack";
+import { Head, Region, Soft } from "./layout";
 
 /** A drawing of this size; without a label it only repeats what is written beside it. */
 export function Svg({ width, height, label, as = "plot", children }: { width: number; height: number; label?: string; as?: string; children: ComponentChildren }) {
@@ -22,7 +23,7 @@ export function fitScale(values: unknown[], least = 0.02): Scale {
   const step = roundStep((high - low) / 6);
   const first = Math.floor(low / step + 1e-9);
   const last = Math.ceil(high / step - 1e-9);
-  const ticks = Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
+  const ticks = range(last - first + 1).map((i) => (first + i) * step);
   return { low: ticks[0], high: ticks[ticks.length - 1], ticks };
 }
 
@@ -49,6 +50,11 @@ interface EffectProps {
   width?: number;
 }
 
+/** The lines of an axis behind one row, the one at zero stronger. */
+function Ticks({ scale, width }: { scale: Scale; width: number }) {
+  return <>{[...scale.ticks, 0].map((t, i) => <line class={i < scale.ticks.length ? "grid" : "zero"} x1={at(scale, t, width)} x2={at(scale, t, width)} y1={0} y2={26} />)}</>;
+}
+
 /** One row of a forest plot: dot and interval on a common axis. */
 export function Effect({ scale, effect, low, high, tone, minEffect, width = 260 }: EffectProps) {
   const x = (value: number): number => at(scale, value, width);
@@ -59,8 +65,7 @@ export function Effect({ scale, effect, low, high, tone, minEffect, width = 260 
       {isNumber(minEffect) && (
         <rect class="band" x={x(-minEffect)} width={x(minEffect) - x(-minEffect)} y={0} height={26} />
       )}
-      {scale.ticks.map((t) => <line class="grid" x1={x(t)} x2={x(t)} y1={0} y2={26} />)}
-      <line class="zero" x1={x(0)} x2={x(0)} y1={0} y2={26} />
+      <Ticks scale={scale} width={width} />
       {isNumber(low) && isNumber(high) && (
         <line class={`ci ${tone}`} x1={x(low)} x2={x(high)} y1={13} y2={13} />
       )}
@@ -92,8 +97,7 @@ export function Rug({ scale, effects, width = 260 }: { scale: Scale; effects: un
   return (
     <Svg as="effect" width={width} height={26}
       label={`${known.length} effects between ${points(Math.min(...known))} and ${points(Math.max(...known))}`}>
-      {scale.ticks.map((t) => <line class="grid" x1={at(scale, t, width)} x2={at(scale, t, width)} y1={0} y2={26} />)}
-      <line class="zero" x1={at(scale, 0, width)} x2={at(scale, 0, width)} y1={0} y2={26} />
+      <Ticks scale={scale} width={width} />
       {known.map((e) => <circle class="dot muted" cx={at(scale, e, width)} cy={13} r={3.5} />)}
     </Svg>
   );
@@ -113,7 +117,7 @@ export function Shares({ base, intervention }: { base: unknown; intervention: un
               <rect class="track" width="240" height="14" />
               {isNumber(share) && <rect class={`bar ${side}`} width={Math.max(1, (240 * Math.min(share, top)) / top)} height="14" />}
             </Svg>
-            <span>{percent(share, top < 0.1 ? 2 : 1)}{top < 1 && side === "base" && <span class="quiet"> (bars to {percent(top, top < 0.01 ? 1 : 0)})</span>}</span>
+            <span>{percent(share, top < 0.1 ? 2 : 1)}{top < 1 && side === "base" && <Soft> (bars to {percent(top, top < 0.01 ? 1 : 0)})</Soft>}</span>
           </dd>
         </div>
       ))}
@@ -138,7 +142,7 @@ export function makeBins(values: number[], sides: number[], n = 24): Bin[] {
     if (v > high) high = v;
   }
   if (low === high) high = low + (Math.abs(low) || 1) * 1e-6;
-  const bins: Bin[] = Array.from({ length: n }, (_, i) => ({
+  const bins: Bin[] = range(n).map((i) => ({
     low: low + ((high - low) * i) / n, high: low + ((high - low) * (i + 1)) / n, counts: [0, 0],
   }));
   values.forEach((v, i) => {
@@ -240,18 +244,18 @@ export function Durations({ seconds }: { seconds: Record<string, number> }) {
   const rows = Object.entries(seconds).filter(([, s]) => isNumber(s)).sort((a, b) => b[1] - a[1]);
   const top = Math.max(1e-9, ...rows.map(([, s]) => s));
   return (
-    <div class="wrap" tabIndex={0} role="region" aria-label="Wall time per stage"><table class="bars">
+    <Region label="Wall time per stage"><table class="bars">
       <caption>Wall time per stage, longest first</caption>
       <tbody>
         {rows.map(([name, s]) => (
           <tr>
-            <th scope="row">{name.replace(/_/g, " ")}</th>
+            <Head>{name.replace(/_/g, " ")}</Head>
             <td><Svg width={300} height={12}><rect class="bar plain" width={Math.max(1, (300 * s) / top)} height="12" /></Svg></td>
             <td class="n">{duration(s)}</td>
           </tr>
         ))}
       </tbody>
-    </table></div>
+    </table></Region>
   );
 }
 

@@ -22,8 +22,13 @@ export function points(value: unknown, unit = " pp"): string {
   return (value > 0 ? `+${shown}` : shown.replace("-", MINUS)) + unit;
 }
 
-export function interval(low: unknown, high: unknown): string {
-  return isNumber(low) && isNumber(high) ? `${points(low, "")} to ${points(high, "")}` : UNKNOWN;
+export function interval(low: unknown, high: unknown, show = (value: unknown) => points(value, "")): string {
+  return isNumber(low) && isNumber(high) ? `${show(low)} to ${show(high)}` : UNKNOWN;
+}
+
+/** Two counts, of the base and of the intervention. */
+export function bySides([base, intervention]: number[]): string {
+  return `${count(base)} base, ${count(intervention)} intervention`;
 }
 
 export function decimal(value: unknown, digits = 2): string {
@@ -68,4 +73,9 @@ export function size(value: unknown): string {
 
 export function plural(n: number, noun: string, nouns = `${noun}s`): string {
   return `${count(n)} ${n === 1 ? noun : nouns}`;
+}
+
+/** The whole numbers from 0 to below n. */
+export function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
 }

@@ -1,12 +1,13 @@
 // What several screens show: sides, quotes, notices of what is missing, lists of texts.
 import type { ComponentChildren } from "preact";
-import type { Manifest, TextRow } from "./pack";
+import type { TextRow } from "./pack";
 import { SIDES } from "./pack";
-import { changed, href, useRoute } from "./route";
-import { useRows, type Awaited } from "./use";
-import { Marked, Shown, type Mark } from "./text";
+import { changed, href, useQuery } from "./route";
+import { useRows, type Awaited, type LoadedRows } from "./use";
+import { Marked, visible, type Mark } from "./text";
 import { count, decimal, plural } from "./numbers";
 import { paged, Pages } from "./table";
+import { Eyebrow, Region, Soft } from "./layout";
 
 export interface Finding {
   id: string;
@@ -32,12 +33,6 @@ export interface Finding {
   evidence_terms: string[];
 }
 
-export interface Context {
-  manifest: Manifest;
-  verdict: any;
-  findings: Finding[];
-}
-
 export function Side({ side }: { side: 0 | 1 }) {
   return <span class={`side ${SIDES[side]}`}>{SIDES[side]}</span>;
 }
@@ -50,15 +45,15 @@ export function tone(finding: Finding): "base" | "intervention" | "muted" {
 /** What the tests say, in a line whose parts have styles of their own. */
 export function Spans({ line }: { line: [string, string][] }) {
   return <>{line.map(([text, style]) =>
-    style === "strong" ? <strong><Shown text={text} /></strong>
-      : style === "data" ? <bdi class="data"><Shown text={text} /></bdi>
-        : <Shown text={text} />)}</>;
+    style === "strong" ? <strong>{visible(text)}</strong>
+      : style === "data" ? <bdi class="data">{visible(text)}</bdi>
+        : visible(text))}</>;
 }
 
 export function Failure({ error }: { error: Error }) {
   return (
     <div class="callout warning" role="alert">
-      <p><strong>A part of this page could not be read.</strong> <code><Shown text={error.message} /></code></p>
+      <p><strong>A part of this page could not be read.</strong> <code>{visible(error.message)}</code></p>
       <p>Everything else still works. Copy the whole folder again, or write it again with <code>whatchanged export</code>.</p>
     </div>
   );
@@ -75,24 +70,45 @@ export function pending({ value, error }: Awaited<unknown>, what: string, title?
 }
 
 export function NoSuch({ noun, id, home, all }: { noun: string; id: string; home: string; all: string }) {
-  return <><Title>No such {noun}</Title><Missing>This run ended without a {noun} <code><Shown text={id} /></code>. <a href={href([home])}>{all}</a></Missing></>;
+  return <><Title>No such {noun}</Title><Missing>This run ended without a {noun} <code>{visible(id)}</code>. <a href={href([home])}>{all}</a></Missing></>;
 }
 
 /** A table that scrolls by itself where it is wide; "#" marks a column of numbers. */
 export function Grid({ caption, label, head, children }: { caption: ComponentChildren; label?: string; head: string[]; children: ComponentChildren }) {
   return (
-    <div class="wrap" tabIndex={0} role="region" aria-label={label ?? String(caption)}>
+    <Region label={label ?? String(caption)}>
       <table>
         <caption>{caption}</caption>
         <thead><tr>{head.map((name) => <th scope="col" class={name[0] === "#" ? "n" : ""}>{name.replace("#", "")}</th>)}</tr></thead>
         <tbody>{children}</tbody>
       </table>
-    </div>
+    </Region>
   );
 }
 
 export function Numbers({ of }: { of: ComponentChildren[] }) {
   return <>{of.map((value) => <td class="n">{value}</td>)}</>;
+}
+
+/** What a screen shows one of, with the ways to the ones before and after it in the list. */
+export function Steps({ links: [previous, next], children }: { links: (string | undefined)[]; children: ComponentChildren }) {
+  return (
+    <Eyebrow>
+      <span>{children}</span>
+      {previous && <a href={previous} data-key="[">previous</a>}
+      {next && <a href={next} data-key="]">next</a>}
+    </Eyebrow>
+  );
+}
+
+/** The links of `Steps`: to the one before and the one after place `i`. */
+export function beside<T>(all: T[], i: number, link: (one: T) => string): (string | undefined)[] {
+  return [all[i - 1], all[i + 1]].map((one) => one && link(one));
+}
+
+/** What of some texts cannot be read, and that they are awaited. */
+export function Unread({ of, what }: { of: LoadedRows; what?: string }) {
+  return <>{of.errors.map((error) => <Failure error={error} />)}{what && !of.isComplete && <Waiting what={what} />}</>;
 }
 
 /** A screen's heading, which a new screen is read from. */
@@ -132,11 +148,11 @@ export function Quote({ row, marks, note, link = {}, isBlind = false }: QuotePro
   const moved = found.map((m) => ({ ...m, start: m.start - start, end: Math.min(m.end - start, shown.length) })).filter((m) => m.start >= 0);
   return (
     <blockquote class={isBlind ? "" : SIDES[row.side]}>
-      <p class="prompt" dir="auto"><Shown text={row.prompt.text.trim()} /></p>
+      <p class="prompt" dir="auto">{visible(row.prompt.text.trim())}</p>
       <p class="body" dir="auto">
         {start > 0 && "… "}
-        {text === null ? <span class="quiet">This file holds the figures of this text, not its words.</span>
-          : text.trim() === "" ? <span class="quiet">(empty text)</span>
+        {text === null ? <Soft>This file holds the figures of this text, not its words.</Soft>
+          : text.trim() === "" ? <Soft>(empty text)</Soft>
             : <Marked text={shown} marks={moved} />}
         {start + shown.length < (text?.length ?? 0) && " …"}
       </p>
@@ -154,7 +170,6 @@ export function Quote({ row, marks, note, link = {}, isBlind = false }: QuotePro
 const TEXTS_PER_PAGE = 20;
 
 interface TextListProps {
-  manifest: Manifest;
   rows: number[];
   marks?: (text: string) => Mark[];
   note?: (row: number) => ComponentChildren;
@@ -163,14 +178,13 @@ interface TextListProps {
 }
 
 /** Texts by row number, a page at a time; only the shards of that page are read. */
-export function TextList({ manifest, rows, marks, note, link, name = "page" }: TextListProps) {
-  const { query } = useRoute();
+export function TextList({ rows, marks, note, link, name = "page" }: TextListProps) {
+  const query = useQuery();
   const { page, n_pages, shown } = paged(query, rows, TEXTS_PER_PAGE, name);
-  const found = useRows(manifest, shown);
+  const found = useRows(shown);
   return (
     <div class="texts">
-      {found.errors.map((error) => <Failure error={error} />)}
-      {!found.isComplete && <Waiting what={plural(shown.length, "text")} />}
+      <Unread of={found} what={plural(shown.length, "text")} />
       {found.rows.map((row) => row && (
         <div data-row><Quote row={row} marks={marks} note={note?.(row.row)} link={link} /></div>
       ))}
@@ -181,24 +195,22 @@ export function TextList({ manifest, rows, marks, note, link, name = "page" }: T
 
 /** Links between which exactly one is chosen; the choice stands in the URL. */
 export function Choice({ name, label, options, chosen, keys = [] }: {
-  name: string; label: string; options: [string, string][]; chosen: string; keys?: string[];
+  name: string; label: string; options: (string | [string, string])[]; chosen: string; keys?: string[];
 }) {
   return (
     <nav class="choice" aria-label={label}>
       <span>{label}</span>
-      {options.map(([value, shown], i) => (
-        <a href={changed({ [name]: i === 0 ? null : value, page: null })} data-key={keys[i]}
-          aria-current={value === chosen ? "true" : undefined}>{shown}</a>
-      ))}
+      {options.map((option, i) => {
+        const [value, shown] = typeof option === "string" ? [option, option] : option;
+        return <a href={changed({ [name]: i === 0 ? null : value, page: null })} data-key={keys[i]} aria-current={value === chosen || undefined}>{visible(shown)}</a>;
+      })}
     </nav>
   );
 }
 
-const CHOSEN_SIDES: [string, string][] = [["both", "both"], ["base", "base"], ["intervention", "intervention"]];
-
 /** Both sides or one of them; `passes` says whether a side is among the chosen. */
 export function SideChoice({ chosen, name = "side", label = "Side" }: { chosen: string; name?: string; label?: string }) {
-  return <Choice name={name} label={label} options={CHOSEN_SIDES} chosen={chosen} keys={["3", "1", "2"]} />;
+  return <Choice name={name} label={label} options={["both", ...SIDES]} chosen={chosen} keys={["3", "1", "2"]} />;
 }
 
 export function passes(chosen: string, side: number): boolean {

@@ -63,3 +63,8 @@ function unescaped(part: string): string {
     return part;
   }
 }
+
+/** The state of the present screen. */
+export function useQuery(): URLSearchParams {
+  return useRoute().query;
+}

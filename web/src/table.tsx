@@ -1,9 +1,10 @@
 // One table for every list: sorting, filtering and the page stand in the URL.
 import type { ComponentChildren } from "preact";
-import { changed, numberOf, setState, useRoute } from "./route";
+import { changed, numberOf, setState, useQuery } from "./route";
 import { download } from "./download";
 import { count, plural } from "./numbers";
-import { Shown } from "./text";
+import { visible } from "./text";
+import { Controls, Region } from "./layout";
 
 export interface Column<T> {
   key: string;
@@ -13,6 +14,11 @@ export interface Column<T> {
   value: ((row: T) => number | string | null | undefined) | null;
   /** How it is shown, where not as a count or as text. */
   cell?: (row: T) => ComponentChildren;
+}
+
+/** A column of numbers, written as counts where `show` does not write them. */
+export function figure<T>(key: string, name: string, value: (row: T) => number | null | undefined, show: (value: unknown) => string = count): Column<T> {
+  return { key, name, numeric: true, value, cell: (row) => show(value(row)) };
 }
 
 export const ROWS_PER_PAGE = 50;
@@ -28,7 +34,7 @@ interface Props<T> {
 }
 
 export function DataTable<T>({ caption, noun, columns, rows, sort, hasFilter = true }: Props<T>) {
-  const { query } = useRoute();
+  const query = useQuery();
   const order = query.get("sort") ?? sort;
   const filter = query.get("filter") ?? "";
   const kept = sorted(rows.filter(makeTest(filter, columns)), order, columns);
@@ -37,30 +43,30 @@ export function DataTable<T>({ caption, noun, columns, rows, sort, hasFilter = t
   return (
     <>
       {hasFilter && rows.length > 1 && (
-        <div class="controls">
+        <Controls>
           <label>Filter <input type="search" value={filter} data-focus="filter" size={34}
             placeholder={example ? `words, or ${example}>0` : "words"}
             onInput={(e) => setState({ filter: e.currentTarget.value, page: null }, { replace: true })} /></label>
-          <button type="button" data-key="e" onClick={() => download(`${noun[1]}.csv`, asCsv(kept, columns), "text/csv")}>Save as CSV <kbd>e</kbd></button>
+          <button data-key="e" onClick={() => download(`${noun[1]}.csv`, asCsv(kept, columns), "text/csv")}>Save as CSV <kbd>e</kbd></button>
           <span class="quiet" role="status">{filter ? `${count(kept.length)} of ` : ""}{plural(rows.length, ...noun)}</span>
-        </div>
+        </Controls>
       )}
       {kept.length === 0 ? (
         <p class="empty">{rows.length
           ? <>No {noun[0]} passes this filter. <a href={changed({ filter: null, page: null })}>Clear the filter</a></>
           : <>There are no {noun[1]} in this run.</>}</p>
       ) : (
-        <div class="wrap" tabIndex={0} role="region" aria-label={caption}>
+        <Region label={caption}>
           <table>
             <caption>{caption}</caption>
             <thead><tr>{columns.map((c) => <Head column={c} order={order} />)}</tr></thead>
             <tbody>
               {shown.map((row) => (
-                <tr data-row>{columns.map((c) => <td class={c.numeric ? "n" : ""}>{c.cell ? c.cell(row) : c.numeric ? count(c.value!(row)) : <Shown text={String(c.value!(row))} />}</td>)}</tr>
+                <tr data-row>{columns.map((c) => <td class={c.numeric ? "n" : ""}>{c.cell ? c.cell(row) : c.numeric ? count(c.value!(row)) : visible(String(c.value!(row)))}</td>)}</tr>
               ))}
             </tbody>
           </table>
-        </div>
+        </Region>
       )}
       <Pages page={page} n_pages={n_pages} />
     </>

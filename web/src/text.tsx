@@ -20,7 +20,7 @@ const HIDDEN_RUN = new RegExp(`(${HIDDEN.source})\\1*`, "gu");
 const JOINER = /[\u200c\u200d]/;
 
 /** The text with every hidden character as a visible name, `U+202E`. */
-export function Shown({ text }: { text: string }) {
+export function visible(text: string) {
   const parts: ComponentChildren[] = [];
   let end = 0;
   for (const match of text.matchAll(HIDDEN_RUN)) {
@@ -65,11 +65,11 @@ export function Marked({ text, marks }: { text: string; marks: Mark[] }) {
   let end = 0;
   for (const mark of [...marks].sort((a, b) => a.start - b.start)) {
     if (mark.start < end || mark.end <= mark.start) continue;
-    parts.push(<Shown text={text.slice(end, mark.start)} />);
-    parts.push(<mark class={mark.as} title={mark.title} {...mark.look}><Shown text={text.slice(mark.start, mark.end)} /></mark>);
+    parts.push(visible(text.slice(end, mark.start)));
+    parts.push(<mark class={mark.as} title={mark.title} {...mark.look}>{visible(text.slice(mark.start, mark.end))}</mark>);
     end = mark.end;
   }
-  parts.push(<Shown text={text.slice(end)} />);
+  parts.push(visible(text.slice(end)));
   return <>{parts}</>;
 }
 

@@ -1,16 +1,23 @@
 // A text token by token: what each of them is worth, with its exact value at hand.
-import { useRoute, setState, numberOf } from "./route";
+import { useQuery, setState, numberOf } from "./route";
 import type { Tokens } from "./pack";
 import { percent, plural, signed } from "./numbers";
-import { Shown } from "./text";
+import { visible } from "./text";
 import { Svg } from "./marks";
+import { Region, Soft } from "./layout";
+
+type Look = { class: string; style?: Record<string, string> };
+
+/** The style of a swatch or token in one of the page's colours. */
+export const coloured = (name: string) => ({ "--c": `var(--${name})` });
 
 const STEPS = [0.1, 0.5, 1, 2, 4];
 
-/** How strong a difference is shown, in five steps to either side. */
-export function stepOf(nats: number): string {
+/** How a difference is shown: in five steps to either side, strong ones for the base underlined. */
+function stepOf(nats: number): Look {
   const step = STEPS.filter((bound) => Math.abs(nats) >= bound).length;
-  return step === 0 ? "" : nats > 0 ? `more-${step}` : `less-${step}`;
+  const isLess = nats < 0;
+  return { class: isLess && step > 2 ? "less" : "", style: step ? coloured(`${isLess ? "less" : "more"}-${step}`) : undefined };
 }
 
 /** The text cut at its tokens. */
@@ -21,19 +28,19 @@ export function cutTokens(text: string, lengths: ArrayLike<number>): string[] {
 
 /** How much likelier each token is under the intervention than under the base. */
 export function DifferenceText({ text, tokens }: { text: string; tokens: Tokens }) {
-  return <><TokenText text={text} lengths={tokens.lengths} values={tokens.nats} draw={(v) => ({ class: stepOf(v) })} say={(v) => `${signed(v)} nats, ${likelier(v)}`} /><TokenLegend /></>;
+  return <><TokenText text={text} lengths={tokens.lengths} values={tokens.nats} draw={stepOf} say={(v) => `${signed(v)} nats, ${likelier(v)}`} /><TokenLegend /></>;
 }
 
 interface TokenProps {
   text: string;
   lengths: ArrayLike<number>;
   values: ArrayLike<number>;
-  draw: (value: number) => { class: string; style?: Record<string, string> };
+  draw: (value: number) => Look;
   say: (value: number) => string;
 }
 
 export function TokenText({ text, lengths, values, draw, say }: TokenProps) {
-  const { query } = useRoute();
+  const query = useQuery();
   const pieces = cutTokens(text, lengths);
   const n = pieces.length;
   const chosen = query.has("token") ? Math.min(n - 1, Math.max(0, numberOf(query, "token", 0))) : null;
@@ -50,13 +57,13 @@ export function TokenText({ text, lengths, values, draw, say }: TokenProps) {
           const look = draw(values[i]);
           return (
             <span class={`token ${look.class} ${i === chosen ? "chosen" : ""}`} style={look.style} title={say(values[i])} onClick={() => setState({ token: i }, { replace: true })}>
-              {piece === "" ? <i class="hidden">{i === n - 1 ? "end" : "∅"}</i> : <Shown text={piece.replace(/\n/g, "↵\n")} />}
+              {piece === "" ? <i class="hidden">{i === n - 1 ? "end" : "∅"}</i> : visible(piece.replace(/\n/g, "↵\n"))}
             </span>
           );
         })}
       </div>
       <p class="readout" role="status">{chosen === null ? "Point at a token, or move with the arrow keys, for its exact value." : <>
-        Token {chosen + 1} of {n}: <q><Shown text={pieces[chosen] || (chosen === n - 1 ? "end of text" : "")} /></q>{" "}
+        Token {chosen + 1} of {n}: <q>{visible(pieces[chosen] || (chosen === n - 1 ? "end of text" : ""))}</q>{" "}
         {say(values[chosen])}
       </>}</p>
     </>
@@ -71,13 +78,12 @@ function likelier(nats: number): string {
 }
 
 function TokenLegend() {
-  const marks = ["less-5", "less-3", "less-1", "", "more-1", "more-3", "more-5"];
   return (
     <p class="legend">
       <span>likelier under the base</span>
-      <span class="swatches" aria-hidden="true">{marks.map((m) => <span class={`token ${m}`}>{"\u00a0\u00a0"}</span>)}</span>
+      <span class="swatches" aria-hidden="true">{[-4, -1, -0.1, 0, 0.1, 1, 4].map((v) => { const look = stepOf(v); return <span class={`token ${look.class}`} style={look.style}>{"\u00a0\u00a0"}</span>; })}</span>
       <span>likelier under the intervention</span>
-      <span class="quiet">steps at {STEPS.join(", ")} nats</span>
+      <Soft>steps at {STEPS.join(", ")} nats</Soft>
     </p>
   );
 }
@@ -90,7 +96,7 @@ export function TokenBars({ tokens }: { tokens: Tokens }) {
   const step = width / n;
   const total = tokens.nats.reduce((a, b) => a + b, 0);
   return (
-    <figure class="wrap" tabIndex={0} role="region" aria-label="Difference per token">
+    <Region label="Difference per token">
       <Svg width={width} height={height}
         label={`Log-probability difference of ${plural(n, "token")}, ${signed(total)} nats in all`}>
         <line class="zero" x1={0} x2={width} y1={height / 2} y2={height / 2} />
@@ -100,6 +106,6 @@ export function TokenBars({ tokens }: { tokens: Tokens }) {
         })}
       </Svg>
       <figcaption>Log-probability under the intervention minus under the base, token by token; {signed(total)} nats in all, axis to ±{top.toFixed(1)}.</figcaption>
-    </figure>
+    </Region>
   );
 }

@@ -1,6 +1,8 @@
 // Parts and rows as hooks: what is there, what is awaited, what failed.
 import { useEffect, useState } from "preact/hooks";
-import { loadPart, readRow, shardOf, type Manifest, type Part, type TextRow } from "./pack";
+import { loadPart, readRow, shardOf, type Part, type TextRow } from "./pack";
+import { manifest } from "./run";
+import { range } from "./numbers";
 
 export interface Awaited<T> {
   value?: T;
@@ -31,7 +33,7 @@ export function usePart(name: string | null): Awaited<Part> {
 
 export function useParts(kind: string, n: number): Awaited<Part[]> {
   return useAsync(
-    () => Promise.all(Array.from({ length: n }, (_, i) => loadPart(`${kind}/${i}`))),
+    () => Promise.all(range(n).map((i) => loadPart(`${kind}/${i}`))),
     [kind, n],
   );
 }
@@ -43,7 +45,7 @@ export interface LoadedRows {
 }
 
 /** The texts of some rows, in the order asked; null for those that are awaited or failed. */
-export function useRows(manifest: Manifest, wanted: number[]): LoadedRows {
+export function useRows(wanted: number[]): LoadedRows {
   const found = useAsync(async () => {
     const shards = [...new Set(wanted.map((row) => shardOf(manifest.shards, row)))];
     const loaded = await Promise.allSettled(shards.map((shard) => loadPart(`texts/${shard}`)));

@@ -14,7 +14,7 @@ from whatchanged.cli.terminal import say, tell
 from whatchanged.errors import InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from whatchanged.dashboard.pack import Pack
+    from whatchanged.dashboard.parts import Parts
 
 LOOPBACK = "127.0.0.1"
 
@@ -132,7 +132,7 @@ def _listen(address: str, port: int) -> socket.socket:
     return listener
 
 
-def _load_pack(path: Path) -> Pack:
+def _load_pack(path: Path) -> Parts:
     import whatchanged
     from whatchanged.dashboard.pack import pack_run
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from whatchanged.config import ModelConfig
 from whatchanged.dashboard.activation_parts import (
@@ -36,6 +35,7 @@ from whatchanged.dashboard.material_parts import (
     group_segments,
     place_points,
 )
+from whatchanged.dashboard.parts import PACK_VERSION, Parts, encode_about
 from whatchanged.dashboard.rows import (
     EVIDENCE_FIELDS,
     Rows,
@@ -48,8 +48,8 @@ from whatchanged.pages.document import Line
 from whatchanged.pages.headline import explain_nothing, name_models, write_headline
 from whatchanged.report import RunTables
 
-PACK_VERSION = 1
-_NO_SAES = "This version of whatchanged shows none here."
+_NO_SAES = "They are compared in a run of their own: whatchanged compare-saes CONFIG."
+_COMPARISON = "saes/saes.parquet"
 
 
 class PackedRun(RunTables, Protocol):
@@ -116,7 +116,7 @@ class Pack:
         run, rows = self._run, self.rows
         writers: dict[str, Callable[[], bytes]] = {
             "verdict": self._verdict,
-            "run": self._about,
+            "run": lambda: encode_about(run),
             "judges": lambda: encode_judges(self._verdicts, run.config, run.summary),
             "clusters": lambda: encode_clusters(
                 run.clusters, rows, self._segment_labels, run.findings
@@ -182,19 +182,6 @@ class Pack:
         }
         return encode_part(values, {})
 
-    def _about(self) -> bytes:
-        manifest = getattr(self._run, "manifest", {})
-        config = yaml.safe_dump(dict(self._run.config), sort_keys=False, allow_unicode=True)
-        values = {
-            "config": config,
-            "summary": dict(self._run.summary),
-            "stages": manifest.get("stages", {}),
-            "files": {
-                name: stated["n_bytes"] for name, stated in manifest.get("files", {}).items()
-            },
-        }
-        return encode_part(values, {})
-
     def _hypothesis(self, i: int) -> bytes:
         return encode_hypothesis(self._run.findings[i], self._verdicts, self.rows)
 
@@ -255,8 +242,20 @@ class Pack:
         return ActivationParts(found, self.rows, [str(one["id"]) for one in self._run.findings])
 
 
-def pack_run(run: Any, *, texts_per_cluster: int | None = None) -> Pack:
-    """The pack of a run that `whatchanged.load` gave; tokens are cut with the base's tokenizer."""
+def pack_run(run: Any, *, texts_per_cluster: int | None = None) -> Parts:
+    """The pack of a run that `whatchanged.load` gave: an audit, or a comparison of SAEs."""
+    name, created_utc = run.path.resolve().name, run.manifest.get("created_utc")
+    if _COMPARISON not in run.manifest["files"]:
+        return _pack_audit(run, name, created_utc, texts_per_cluster)
+    from whatchanged.dashboard.sae_parts import SaePack
+
+    return SaePack(run, name=name, created_utc=created_utc)
+
+
+def _pack_audit(
+    run: Any, name: str, created_utc: str | None, texts_per_cluster: int | None
+) -> Pack:
+    """The pack of an audit; tokens are cut with the base's tokenizer."""
 
     def load_pieces() -> Split | str:
         from whatchanged.models.token_pieces import load_token_pieces
@@ -266,8 +265,8 @@ def pack_run(run: Any, *, texts_per_cluster: int | None = None) -> Pack:
 
     return Pack(
         run,
-        name=run.path.resolve().name,
-        created_utc=run.manifest.get("created_utc"),
+        name=name,
+        created_utc=created_utc,
         load_pieces=load_pieces,
         load_activations=lambda: read_collected(run),
         texts_per_cluster=texts_per_cluster,

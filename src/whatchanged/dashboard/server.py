@@ -27,7 +27,7 @@ from whatchanged.dashboard.shell import SCRIPT, page_script, policy, write_index
 from whatchanged.errors import WhatchangedError
 
 if TYPE_CHECKING:
-    from whatchanged.dashboard.pack import Pack
+    from whatchanged.dashboard.parts import Parts
     from whatchanged.dashboard.search import TextSearch
 
 POLL_S = 0.25
@@ -40,10 +40,10 @@ News = Mapping[str, Any]
 class LatestPack:
     """The pack of the newest results: loaded when first asked for, and again when they change."""
 
-    def __init__(self, load: Callable[[], Pack], read_news: Callable[[], News]) -> None:
+    def __init__(self, load: Callable[[], Parts], read_news: Callable[[], News]) -> None:
         self._load, self._read_news = load, read_news
         self._lock = threading.Lock()
-        self._pack: Pack | None = None
+        self._pack: Parts | None = None
         self._search: TextSearch | None = None
         self._revision: str | None = None
 
@@ -59,16 +59,18 @@ class LatestPack:
                 self.script(name)
 
     def search(self, query: str, as_: Any, *, is_case_kept: bool) -> dict[str, Any]:
-        """See `TextSearch.find`."""
+        """See `TextSearch.find`. Raises KeyError where the run has no texts to search."""
         with self._lock:
-            pack = self._fresh()
+            rows = self._fresh().rows
+            if rows is None:
+                raise KeyError("texts")
             if self._search is None:
                 from whatchanged.dashboard.search import TextSearch
 
-                self._search = TextSearch(pack.rows)
+                self._search = TextSearch(rows)
             return self._search.find(query, as_, is_case_kept=is_case_kept)
 
-    def _fresh(self) -> Pack:
+    def _fresh(self) -> Parts:
         revision = str(self._read_news()["revision"])
         if self._pack is None or revision != self._revision:
             self._pack, self._search, self._revision = self._load(), None, revision
@@ -112,6 +114,8 @@ def make_app(
             return PlainTextResponse("expected as=words or as=whole", status_code=400)
         try:
             found = latest.search(asked.get("q", ""), as_, is_case_kept="case" in asked)
+        except KeyError:
+            return PlainTextResponse("this run has no texts to search", status_code=404)
         except WhatchangedError as error:
             return PlainTextResponse(str(error), status_code=503)
         return JSONResponse(found)

@@ -25,7 +25,10 @@ from whatchanged.saes.texts import Corpus
 from whatchanged.summary import Done, json_row
 
 # Fewer distinct texts than this can hardly stand out among others.
-_FEW_TEXTS = 5
+FEW_TEXTS = 5
+SPECIALISTS_RESPOND = (
+    "A specialist responds to its category; only an ablation says whether the model uses it."
+)
 _MAX_ROWS = 40
 _MAX_BARS = 30
 
@@ -54,13 +57,16 @@ class Compared:
         return tuple(row for one in self.analyses for row in one.controls)
 
 
-_CAPTIONS = {
+CAPTIONS = {
     "rankings": "The strongest, most frequent and most selective features",
     "specialists": "Specialists: features that fire on texts of one category",
     "controls": "Null control: specialists where categories are shuffled among the texts",
     "categories": "Specialists of each category",
     "layers": "Specialists by layer",
     "concepts": "Features that are more active on texts of a concept",
+    "ablations": "Specialists taken out: change of a text's log-probability, in nats",
+    "overlap": "SAEs of one hook point",
+    "changes": "Features that the intervention changed most",
 }
 
 
@@ -69,23 +75,16 @@ def make_tables(compared: Compared) -> dict[str, ResultTable]:
     tables = {"saes": quality_table(compared.cards)}
     for name, kind in RECORDS.items():
         rows = [row for one in compared.analyses for row in getattr(one, name)]
-        tables[name] = make_table(name, _CAPTIONS[name], kind, rows, compared.cards)
-    tables["ablations"] = make_table(
-        "ablations",
-        "Specialists taken out: change of a text's log-probability, in nats",
-        AblatedSpecialist,
-        compared.ablated,
-        compared.cards,
-    )
-    tables["overlap"] = make_table(
-        "overlap", "SAEs of one hook point", Overlap, compared.overlaps, compared.cards
-    )
+        tables[name] = make_table(name, CAPTIONS[name], kind, rows, compared.cards)
+    others: dict[str, tuple[type, Sequence[Any]]] = {
+        "ablations": (AblatedSpecialist, compared.ablated),
+        "overlap": (Overlap, compared.overlaps),
+    }
     if compared.changes:
         rows = [row for changes in compared.changes.values() for row in changes.largest]
-        tables["changes"] = make_table(
-            "changes", "Features that the intervention changed most", FeatureChange, rows,
-            compared.cards,
-        )  # fmt: skip
+        others["changes"] = (FeatureChange, rows)
+    for name, (kind, records) in others.items():
+        tables[name] = make_table(name, CAPTIONS[name], kind, records, compared.cards)
     return tables
 
 
@@ -206,24 +205,28 @@ def _lead(compared: Compared) -> str:
     return for_markdown(
         f"{plural(len(compared.cards), 'SAE')} of {compared.model}{beside} over "
         f"{plural(len(corpus.rows), 'text')} ({groups.n_distinct:,} distinct) in "
-        f"{plural(len(groups.categories), 'category', 'categories')}. A specialist responds to its "
-        "category; only an ablation says whether the model uses it."
+        f"{plural(len(groups.categories), 'category', 'categories')}. {SPECIALISTS_RESPOND}"
     )
 
 
 def _warnings(compared: Compared) -> list[str]:
     groups = compared.corpus.groups
     n_distinct = np.count_nonzero(groups.row_counts, axis=0).tolist()
-    few = [name for name, n in zip(groups.categories, n_distinct, strict=True) if n < _FEW_TEXTS]
+    few = [name for name, n in zip(groups.categories, n_distinct, strict=True) if n < FEW_TEXTS]
     found = []
     if len(groups.categories) < 2:
         found.append("All texts are of one category, so no feature can be its specialist.")
     elif few:
-        found.append(
-            f"Too few distinct texts to find specialists of {', '.join(few)}: "
-            f"none found there says little (fewer than {_FEW_TEXTS} texts)."
-        )
+        found.append(warn_of_few(few))
     return found
+
+
+def warn_of_few(categories: Sequence[str]) -> str:
+    """What to think of categories with fewer than `FEW_TEXTS` distinct texts."""
+    return (
+        f"Too few distinct texts to find specialists of {', '.join(categories)}: "
+        f"none found there says little (fewer than {FEW_TEXTS} texts)."
+    )
 
 
 def _control_words(compared: Compared) -> str:

@@ -3,12 +3,14 @@ import { useState } from "preact/hooks";
 import { Axis, Effect, fitScale } from "../marks";
 import { count, percent, points } from "../numbers";
 import { readScore, type Part } from "../pack";
-import { Failure, Missing, Quote, Title, Waiting, type Context, type Finding } from "../pieces";
-import { download, jsonLines } from "../download";
+import { Failure, Missing, Quote, Title, Waiting, type Finding } from "../pieces";
+import { downloadLines } from "../download";
 import { changed } from "../route";
+import { manifest } from "../run";
 import { keep, recall } from "../storage";
-import { Shown } from "../text";
+import { visible } from "../text";
 import { useRows } from "../use";
+import { Eyebrow, Head, Note } from "../layout";
 
 const N_TEXTS = 20;
 type Answer = "yes" | "no" | "unsure";
@@ -33,11 +35,11 @@ function generator(seed: string): () => number {
   };
 }
 
-export function BlindCheck({ context, finding, part }: { context: Context; finding: Finding; part: Part }) {
-  const places = drawBlind(part.columns.side, `${context.manifest.run}/${finding.id}`);
-  const store = `whatchanged/blind/${context.manifest.run}/${context.manifest.created_utc}/${finding.id}`;
+export function BlindCheck({ finding, part }: { finding: Finding; part: Part }) {
+  const places = drawBlind(part.columns.side, `${manifest.run}/${finding.id}`);
+  const store = `whatchanged/blind/${manifest.run}/${manifest.created_utc}/${finding.id}`;
   const [answers, setAnswers] = useState<Record<number, Answer>>(() => JSON.parse(recall(store) ?? "{}"));
-  const found = useRows(context.manifest, places.map((j) => part.columns.row[j]));
+  const found = useRows(places.map((j) => part.columns.row[j]));
   const at = places.findIndex((j) => !answers[part.columns.row[j]]);
   const leave = changed({ blind: null });
   const answer = (row: number, said: Answer): void => {
@@ -48,9 +50,9 @@ export function BlindCheck({ context, finding, part }: { context: Context; findi
   const text = found.rows[at];
   return (
     <>
-      <p class="eyebrow">blind check <a href={leave}>back to the hypothesis</a></p>
-      <Title dir="auto"><Shown text={finding.criterion} /></Title>
-      <p class="quiet">Does this hold of the reply? You see neither which model wrote it nor what the judges said. Your answers stay in this browser until you save them.</p>
+      <Eyebrow>blind check <a href={leave}>back to the hypothesis</a></Eyebrow>
+      <Title dir="auto">{visible(finding.criterion)}</Title>
+      <Note>Does this hold of the reply? You see neither which model wrote it nor what the judges said. Your answers stay in this browser until you save them.</Note>
       {found.errors.map((error) => <Failure error={error} />)}
       {places.length === 0 && <Missing>No text was judged, so there is none to check.</Missing>}
       {at >= 0 && (
@@ -60,19 +62,19 @@ export function BlindCheck({ context, finding, part }: { context: Context; findi
           {text ? <Quote row={text} isBlind /> : found.isComplete ? <Missing>This text cannot be read.</Missing> : <Waiting what="a text" />}
           <p class="answers">
             {([["yes", "1"], ["no", "2"], ["unsure", "3"]] as const).map(([said, key]) => (
-              <button type="button" data-key={key} onClick={() => answer(part.columns.row[places[at]], said)}>{said} <kbd>{key}</kbd></button>
+              <button data-key={key} onClick={() => answer(part.columns.row[places[at]], said)}>{said} <kbd>{key}</kbd></button>
             ))}
           </p>
         </section>
       )}
-      {at < 0 && places.length > 0 && <Outcome finding={finding} part={part} places={places} answers={answers} context={context}
+      {at < 0 && places.length > 0 && <Outcome finding={finding} part={part} places={places} answers={answers}
         again={() => { keep(store, "{}"); setAnswers({}); }} />}
     </>
   );
 }
 
-function Outcome({ finding, part, places, answers, context, again }: {
-  finding: Finding; part: Part; places: number[]; answers: Record<number, Answer>; context: Context; again: () => void;
+function Outcome({ finding, part, places, answers, again }: {
+  finding: Finding; part: Part; places: number[]; answers: Record<number, Answer>; again: () => void;
 }) {
   const rows = places.map((j) => {
     const judge = readScore(part.columns.score_0[j]);
@@ -93,14 +95,14 @@ function Outcome({ finding, part, places, answers, context, again }: {
       <table class="mini">
         <caption>You said yes to {percent(share("base"), 0)} of the base texts and {percent(share("intervention"), 0)} of the intervention texts</caption>
         <tbody>
-          <tr><th scope="row">you</th><td><Effect scale={scale} effect={effect} low={null} high={null} tone="muted" /></td><td class="n">{points(effect)}</td></tr>
-          <tr><th scope="row">judges</th><td><Effect scale={scale} effect={finding.effect} low={finding.ci_low} high={finding.ci_high} tone="muted" /></td><td class="n">{points(finding.effect)}</td></tr>
+          <tr><Head>you</Head><td><Effect scale={scale} effect={effect} low={null} high={null} tone="muted" /></td><td class="n">{points(effect)}</td></tr>
+          <tr><Head>judges</Head><td><Effect scale={scale} effect={finding.effect} low={finding.ci_low} high={finding.ci_high} tone="muted" /></td><td class="n">{points(finding.effect)}</td></tr>
           <tr aria-hidden="true"><td /><td><Axis scale={scale} /></td><td /></tr>
         </tbody>
       </table>
       <p class="answers">
-        <button type="button" data-key="e" onClick={() => download(`blind-${finding.id}.jsonl`, jsonLines(rows.map((r) => ({ run: context.manifest.run, hypothesis: finding.id, ...r }))), "application/jsonl")}>Save the answers <kbd>e</kbd></button>
-        <button type="button" onClick={again}>Start again</button>
+        <button data-key="e" onClick={() => downloadLines(`blind-${finding.id}.jsonl`, rows.map((r) => ({ run: manifest.run, hypothesis: finding.id, ...r })))}>Save the answers <kbd>e</kbd></button>
+        <button onClick={again}>Start again</button>
       </p>
     </section>
   );

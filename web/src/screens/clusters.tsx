@@ -1,14 +1,16 @@
 // The clusters: how both sides are spread over kinds of replies and kinds of sentences.
 import { useMemo } from "preact/hooks";
 import { Effect, Histogram, History, fitScale, makeBins } from "../marks";
-import { count, decimal, interval, isNumber, percent, points, signed } from "../numbers";
+import { count, decimal, interval, isNumber, percent, points, signed, range } from "../numbers";
 import { loadPart, readRows, shardOf, type TextRow } from "../pack";
-import { Choice, Facts, Grid, Missing, NoSuch, Numbers, SideChoice, TextList, Title, passes, pending, type Context } from "../pieces";
-import { changed, href, numberOf, useRoute } from "../route";
-import { DataTable, type Column } from "../table";
-import { findTerms, shorten, Shown } from "../text";
+import { Choice, Facts, Grid, Missing, NoSuch, Numbers, SideChoice, Steps, TextList, Title, beside, passes, pending } from "../pieces";
+import { changed, href, numberOf, useQuery } from "../route";
+import { manifest } from "../run";
+import { DataTable, figure, type Column } from "../table";
+import { findTerms, shorten, visible } from "../text";
 import { useAsync, usePart } from "../use";
 import { Inside } from "./components";
+import { Controls, Eyebrow, Head, Note, Soft } from "../layout";
 
 interface Cluster {
   id: string;
@@ -35,24 +37,24 @@ interface Cluster {
 const LEVELS: [string, string][] = [["segment", "sentences"], ["text", "whole replies"]];
 
 export function ClustersScreen() {
-  const { query } = useRoute();
+  const query = useQuery();
   const part = usePart("clusters");
   const level = query.get("level") ?? "segment";
   const clusters: Cluster[] = part.value?.values.clusters.filter((c: Cluster) => c.level === level) ?? [];
   const scale = fitScale(clusters.flatMap((c) => [c.ci_low, c.ci_high]));
   const columns: Column<Cluster>[] = [
-    { key: "example", name: "Most typical", value: (c) => c.exemplar, cell: (c) => <a href={href(["c", c.id])} data-open dir="auto">{c.exemplar ? <Shown text={shorten(c.exemplar)} /> : <Shown text={c.id} />}</a> },
-    { key: "drawn", name: "Difference and 95% interval", value: null, cell: (c) => <Effect scale={scale} effect={c.difference} low={c.ci_low} high={c.ci_high} tone={isClear(c) ? ((c.difference ?? 0) > 0 ? "intervention" : "base") : "muted"} width={170} /> },
+    { key: "example", name: "Most typical", value: (c) => c.exemplar, cell: (c) => <a href={href(["c", c.id])} data-open dir="auto">{c.exemplar ? visible(shorten(c.exemplar)) : visible(c.id)}</a> },
+    { key: "drawn", name: "Difference and 95% interval", value: null, cell: (c) => <Effect scale={scale} effect={c.difference} low={c.ci_low} high={c.ci_high} tone={toneOf(c)} width={170} /> },
     { key: "size", name: "Size of difference", numeric: true, value: (c) => (isNumber(c.difference) ? Math.abs(c.difference) : null), cell: (c) => points(c.difference, "") },
-    { key: "base", name: "Base", numeric: true, value: (c) => c.n_base },
-    { key: "intervention", name: "Intervention", numeric: true, value: (c) => c.n_intervention },
-    { key: "cohesion", name: "Cohesion", numeric: true, value: (c) => c.cohesion, cell: (c) => decimal(c.cohesion) },
-    { key: "claims", name: "Claims", numeric: true, value: (c) => c.findings.length },
-    { key: "id", name: "Cluster", value: (c) => c.id, cell: (c) => <span class="quiet nowrap"><Shown text={c.id} /></span> },
+    figure("base", "Base", (c) => c.n_base),
+    figure("intervention", "Intervention", (c) => c.n_intervention),
+    figure("cohesion", "Cohesion", (c) => c.cohesion, decimal),
+    figure("claims", "Claims", (c) => c.findings.length),
+    { key: "id", name: "Cluster", value: (c) => c.id, cell: (c) => <span class="quiet nowrap">{visible(c.id)}</span> },
   ];
   return (
     <>
-      <p class="eyebrow">at the end of discovery{part.value && `, round ${part.value.values.round}`}</p>
+      <Eyebrow>at the end of discovery{part.value && `, round ${part.value.values.round}`}</Eyebrow>
       <Title>Clusters</Title>
       <p>Texts were sampled where a difference seemed likely, so these differences are leads for hypotheses, never tests.</p>
       <Choice name="level" label="Clusters of" options={LEVELS} chosen={level} keys={["1", "2"]} />
@@ -62,11 +64,12 @@ export function ClustersScreen() {
   );
 }
 
-function isClear(c: Cluster): boolean {
-  return isNumber(c.ci_low) && isNumber(c.ci_high) && (c.ci_low > 0 || c.ci_high < 0);
+/** The side that has more of it, where the interval leaves out zero. */
+function toneOf(c: Cluster) {
+  return isNumber(c.ci_low) && c.ci_low > 0 ? "intervention" : isNumber(c.ci_high) && c.ci_high < 0 ? "base" : "muted";
 }
 
-export function ClusterScreen({ context, id }: { context: Context; id: string }) {
+export function ClusterScreen({ id }: { id: string }) {
   const part = usePart("clusters");
   if (!part.value) return pending(part, "the clusters", "Cluster");
   const all: Cluster[] = part.value.values.clusters;
@@ -78,50 +81,46 @@ export function ClusterScreen({ context, id }: { context: Context; id: string })
   const scale = fitScale([cluster.ci_low, cluster.ci_high]);
   return (
     <>
-      <p class="eyebrow">
-        <span>cluster <Shown text={cluster.id} />, {cluster.level === "text" ? "whole replies" : "sentences"}</span>
-        {same[i - 1] && <a href={href(["c", same[i - 1].id])} data-key="[">previous</a>}
-        {same[i + 1] && <a href={href(["c", same[i + 1].id])} data-key="]">next</a>}
-      </p>
-      <Title dir="auto" class="quoted">{cluster.exemplar ? <Shown text={shorten(cluster.exemplar)} /> : <Shown text={cluster.id} />}</Title>
-      {cluster.id !== id && cluster.ids.includes(id) && <p class="callout">This is what became of <Shown text={id} /> by the last round.</p>}
+      <Steps links={beside(same, i, (c) => href(["c", c.id]))}>cluster {visible(cluster.id)}, {cluster.level === "text" ? "whole replies" : "sentences"}</Steps>
+      <Title dir="auto" class="quoted">{cluster.exemplar ? visible(shorten(cluster.exemplar)) : visible(cluster.id)}</Title>
+      {cluster.id !== id && cluster.ids.includes(id) && <p class="callout">This is what became of {visible(id)} by the last round.</p>}
       <div class="result">
         <div>
           <p class="big">{points(cluster.difference)}</p>
-          <p class="quiet">95% interval {interval(cluster.ci_low, cluster.ci_high)}<br />{percent(cluster.share_base)} of base, {percent(cluster.share_intervention)} of intervention</p>
+          <Note>95% interval {interval(cluster.ci_low, cluster.ci_high)}<br />{percent(cluster.share_base)} of base, {percent(cluster.share_intervention)} of intervention</Note>
         </div>
-        <Effect scale={scale} effect={cluster.difference} low={cluster.ci_low} high={cluster.ci_high} tone={isClear(cluster) ? ((cluster.difference ?? 0) > 0 ? "intervention" : "base") : "muted"} />
+        <Effect scale={scale} effect={cluster.difference} low={cluster.ci_low} high={cluster.ci_high} tone={toneOf(cluster)} />
         <figure><History history={cluster.history} /><figcaption>difference, round by round</figcaption></figure>
       </div>
       <Facts facts={[
         ["base", count(cluster.n_base)], ["intervention", count(cluster.n_intervention)],
         ["cohesion", decimal(cluster.cohesion)], ["silhouette", decimal(cluster.silhouette)],
         ["kept from the round before", percent(cluster.lineage_share, 0)],
-        ["claims", cluster.findings.length ? cluster.findings.map((f) => <a href={href(["h", f])}><Shown text={f} /> </a>) : "none"],
+        ["claims", cluster.findings.length ? cluster.findings.map((f) => <a href={href(["h", f])}>{visible(f)} </a>) : "none"],
       ]} />
       {cluster.level === "text"
-        ? <TextsOf context={context} cluster={cluster} />
-        : <SentencesOf context={context} cluster={cluster} />}
-      <Inside context={context} kind="cluster" name={cluster.id} />
+        ? <TextsOf cluster={cluster} />
+        : <SentencesOf cluster={cluster} />}
+      <Inside kind="cluster" name={cluster.id} />
     </>
   );
 }
 
 const ORDERS: [string, string][] = [["central", "central first"], ["boundary", "boundary first"], ["random", "random"]];
 
-function TextsOf({ context, cluster }: { context: Context; cluster: Cluster }) {
-  const { query } = useRoute();
+function TextsOf({ cluster }: { cluster: Cluster }) {
+  const query = useQuery();
   const [start, end] = cluster.rows ?? [0, 0];
-  const { shards } = context.manifest;
+  const { shards } = manifest;
   const found = useAsync(async () => {
     if (start === end) return [];
     const [first, last] = [shardOf(shards, start), shardOf(shards, end - 1)];
-    const parts = await Promise.all(Array.from({ length: last - first + 1 }, (_, i) => loadPart(`texts/${first + i}`)));
+    const parts = await Promise.all(range(last - first + 1).map((i) => loadPart(`texts/${first + i}`)));
     return parts.flatMap(readRows).filter((row) => row.row >= start && row.row < end);
   }, [start, end, shards]);
   if (!found.value) return pending(found, `${count(end - start)} texts`);
   if (!found.value.length) return <Missing>This cluster holds no text.</Missing>;
-  return <Filtered context={context} texts={found.value} query={query} />;
+  return <Filtered texts={found.value} query={query} />;
 }
 
 const FIGURES: { key: string; title: string; of: (row: TextRow) => number; show?: (v: number) => string }[] = [
@@ -130,7 +129,7 @@ const FIGURES: { key: string; title: string; of: (row: TextRow) => number; show?
   { key: "nats", title: "Log-probability difference per token (nats)", of: (r) => (r.logprobs[1] - r.logprobs[0]) / Math.max(1, r.nTokens), show: (v) => signed(v) },
 ];
 
-function Filtered({ context, texts, query }: { context: Context; texts: TextRow[]; query: URLSearchParams }) {
+function Filtered({ texts, query }: { texts: TextRow[]; query: URLSearchParams }) {
   const side = query.get("side") ?? "both";
   const order = query.get("order") ?? "central";
   const sides = texts.map((t) => t.side);
@@ -145,7 +144,7 @@ function Filtered({ context, texts, query }: { context: Context; texts: TextRow[
   return (
     <>
       <h2>What both sides look like here</h2>
-      <p class="quiet">A bar is a filter: choose it to see its texts below. Colour and order are those of the sides, base below.</p>
+      <Note>A bar is a filter: choose it to see its texts below. Colour and order are those of the sides, base below.</Note>
       <div class="histograms">
         {histograms.map(({ key, title, bins, show }) => bins.length > 0 && (
           <Histogram title={title} bins={bins} show={show} chosen={query.has(key) ? numberOf(query, key, 0) : null}
@@ -153,13 +152,13 @@ function Filtered({ context, texts, query }: { context: Context; texts: TextRow[
         ))}
       </div>
       <TopWords texts={texts} />
-      <h2>Texts <span class="quiet">{count(kept.length)} of {count(texts.length)}</span></h2>
-      <div class="controls">
+      <h2>Texts <Soft>{count(kept.length)} of {count(texts.length)}</Soft></h2>
+      <Controls>
         <SideChoice chosen={side} />
         <Choice name="order" label="Order" options={ORDERS} chosen={order} />
-      </div>
+      </Controls>
       {kept.length === 0 ? <Missing>No text passes these filters. <a href={changed({ side: null, margin: null, length: null, nats: null })}>Clear them</a></Missing>
-        : <TextList manifest={context.manifest} rows={sorted.map((t) => t.row)} />}
+        : <TextList rows={sorted.map((t) => t.row)} />}
     </>
   );
 }
@@ -191,7 +190,7 @@ function TopWords({ texts }: { texts: TextRow[] }) {
     <details>
       <summary>Words that the sides use most unevenly</summary>
       <Grid caption="Texts of this cluster that hold the word" head={["Word", "#Base", "#Intervention"]}>
-        {words.map(({ word, counts }) => <tr><th scope="row"><Shown text={word} /></th><Numbers of={counts.map((c, side) => <>{count(c)} <span class="quiet">({percent(n[side] ? c / n[side] : null, 0)})</span></>)} /></tr>)}
+        {words.map(({ word, counts }) => <tr><Head>{visible(word)}</Head><Numbers of={counts.map((c, side) => <>{count(c)} <Soft>({percent(n[side] ? c / n[side] : null, 0)})</Soft></>)} /></tr>)}
       </Grid>
     </details>
   );
@@ -199,8 +198,8 @@ function TopWords({ texts }: { texts: TextRow[] }) {
 
 interface Sentence { i: number; text: string; base: number; intervention: number }
 
-function SentencesOf({ context, cluster }: { context: Context; cluster: Cluster }) {
-  const { query } = useRoute();
+function SentencesOf({ cluster }: { cluster: Cluster }) {
+  const query = useQuery();
   const part = usePart(`segments/${cluster.part}`);
   if (cluster.part === null) return <Missing>No sentence stands in this cluster.</Missing>;
   if (!part.value) return pending(part, "the sentences");
@@ -208,9 +207,9 @@ function SentencesOf({ context, cluster }: { context: Context; cluster: Cluster 
   const sentences: Sentence[] = values.sentences.map((text: string, i: number) => ({ i, text, base: columns.n_base[i], intervention: columns.n_intervention[i] }));
   const chosen = query.has("s") ? sentences[numberOf(query, "s", 0)] : undefined;
   const table: Column<Sentence>[] = [
-    { key: "sentence", name: "Sentence", value: (s) => s.text, cell: (s) => <a href={changed({ s: s.i, texts: null })} data-open aria-current={s === chosen ? "true" : undefined} dir="auto"><Shown text={s.text} /></a> },
-    { key: "base", name: "Base", numeric: true, value: (s) => s.base },
-    { key: "intervention", name: "Intervention", numeric: true, value: (s) => s.intervention },
+    { key: "sentence", name: "Sentence", value: (s) => s.text, cell: (s) => <a href={changed({ s: s.i, texts: null })} data-open aria-current={s === chosen || undefined} dir="auto">{visible(s.text)}</a> },
+    figure("base", "Base", (s) => s.base),
+    figure("intervention", "Intervention", (s) => s.intervention),
     { key: "more", name: "More in intervention", numeric: true, value: (s) => s.intervention - s.base, cell: (s) => signed(s.intervention - s.base, 0) },
   ];
   const rows = chosen ? [...new Set(Array.from(columns.at_row).filter((_, j) => columns.at_sentence[j] === chosen.i))] : [];
@@ -221,8 +220,8 @@ function SentencesOf({ context, cluster }: { context: Context; cluster: Cluster 
       <DataTable caption="Distinct sentences; choose one to read the texts that hold it" noun={["sentence", "sentences"]} columns={table} rows={sentences} sort="" />
       {chosen && (
         <section aria-live="polite">
-          <h2>Texts with <q dir="auto"><Shown text={shorten(chosen.text)} /></q> <span class="quiet">{count(rows.length)}</span></h2>
-          <TextList manifest={context.manifest} rows={rows} name="texts" marks={(text) => findTerms(text, [chosen.text])} />
+          <h2>Texts with <q dir="auto">{visible(shorten(chosen.text))}</q> <Soft>{count(rows.length)}</Soft></h2>
+          <TextList rows={rows} name="texts" marks={(text) => findTerms(text, [chosen.text])} />
         </section>
       )}
     </>

@@ -1,13 +1,15 @@
 // What fires inside the models: on which claims and clusters, and each component by itself.
 import type { ComponentChildren } from "preact";
 import { Density, Shares } from "../marks";
-import { count, decimal, isNumber, pValue, percent, plural } from "../numbers";
+import { bySides, count, decimal, interval, isNumber, pValue, percent, plural } from "../numbers";
 import type { Part } from "../pack";
-import { Choice, Facts, Failure, Grid, Missing, NoSuch, Numbers, Quote, Side, Title, Waiting, pending, type Context } from "../pieces";
-import { href, useRoute } from "../route";
-import { DataTable, type Column } from "../table";
-import { Shown, type Mark } from "../text";
+import { Choice, Facts, Grid, Missing, NoSuch, Numbers, Quote, Side, Steps, Title, Unread, beside, pending } from "../pieces";
+import { href, useQuery } from "../route";
+import { findings, manifest } from "../run";
+import { DataTable, figure, type Column } from "../table";
+import { visible, type Mark } from "../text";
 import { usePart, useRows, type Awaited } from "../use";
+import { Head, Note } from "../layout";
 
 interface Unit { label: string; source: string; cluster: string | null; n_beyond: number; maximum?: number; threshold?: number; rate_base?: number; rate_intervention?: number }
 
@@ -17,24 +19,24 @@ interface Selective {
 }
 
 /** The part about all components; nothing is asked for where there is none. */
-export function useInside({ manifest }: Context) {
+export function useInside() {
   return usePart(manifest.sections.activations === null ? "activations" : null);
 }
 
 /** Why there is nothing to show, or not yet. */
-function Absent({ context, part }: { context: Context; part: Awaited<Part> }) {
-  const why = context.manifest.sections.activations;
-  return why === null ? pending(part, "the components") : <Missing>There are no components here. <Shown text={why} /></Missing>;
+function Absent({ part }: { part: Awaited<Part> }) {
+  const why = manifest.sections.activations;
+  return why === null ? pending(part, "the components") : <Missing>There are no components here. {visible(why)}</Missing>;
 }
 
 /** A component's name, as a link where it has a part: `unit` is its number. */
 function UnitLink({ unit, label }: { unit: number | null; label: string }) {
-  return unit === null || unit < 0 ? <Shown text={label} /> : <a href={href(["component", label])} data-open><Shown text={label} /></a>;
+  return unit === null || unit < 0 ? visible(label) : <a href={href(["component", label])} data-open>{visible(label)}</a>;
 }
 
 const STATISTICS: Record<string, string> = { maximum: "largest value", reverse_maximum: "largest negative value", firing_rate: "share of tokens" };
 
-const between = (row: { ci_low: number; ci_high: number }): string => isNumber(row.ci_low) ? `${decimal(row.ci_low)} to ${decimal(row.ci_high)}` : "unknown";
+const between = (row: { ci_low: number; ci_high: number }): string => interval(row.ci_low, row.ci_high, decimal);
 
 /** What a row tells apart. */
 function contrastOf({ kind, contrast }: Selective): string {
@@ -48,26 +50,26 @@ function SelectiveTable({ rows, first, name }: { rows: Selective[]; first: strin
       <Grid caption="How well it tells texts apart, beside the best of directions drawn at random" head={[first, "Tells apart", "By its", "#AUC", "#95% interval", "#Adj. p", "#Random control"]}>
         {rows.map((row) => (
           <tr data-row class={row.is_beyond ? "" : "null"}>
-            <th scope="row">{name(row)}</th><td>{contrastOf(row)}</td><td>{STATISTICS[row.statistic] ?? row.statistic}</td>
+            <Head>{name(row)}</Head><td>{contrastOf(row)}</td><td>{STATISTICS[row.statistic] ?? row.statistic}</td>
             <Numbers of={[decimal(row.auc, 3), between(row), pValue(row.p_adjusted), decimal(row.control_auc, 3)]} />
           </tr>
         ))}
       </Grid>
-      <p class="quiet">AUC: how often a text of the first kind has the larger value, against other texts of its prompt that did not help to choose the component. 0.5 tells nothing; 0 tells as much as 1. In grey rows the interval leaves room for the random control, or nothing is significant.</p>
+      <Note>AUC: how often a text of the first kind has the larger value, against other texts of its prompt that did not help to choose the component. 0.5 tells nothing; 0 tells as much as 1. In grey rows the interval leaves room for the random control, or nothing is significant.</Note>
       <p class="callout">Selective is not causal: a component may read what is written and have no part in writing it.</p>
     </>
   );
 }
 
 /** The components that tell a claim's or a cluster's texts apart, and what contributed to them. */
-export function Inside({ context, kind, name }: { context: Context; kind: string; name: string }) {
-  const part = useInside(context);
+export function Inside({ kind, name }: { kind: string; name: string }) {
+  const part = useInside();
   const of = part.value?.values;
   const rows: Selective[] = of?.selective.filter((row: Selective) => row.kind === kind && row.name === name) ?? [];
   return (
     <section aria-labelledby="inside">
       <h2 id="inside">What fires inside</h2>
-      <Absent context={context} part={part} />
+      <Absent part={part} />
       {of && (rows.length ? <SelectiveTable rows={rows} first="Component" name={(row) => <UnitLink {...row} />} />
         : <Missing>Nothing was compared here: {kind === "finding" ? "only confirmed claims with texts of both kinds are" : "only the clusters of whole replies that differ most are"}.</Missing>)}
       {of && kind === "finding" && <Contributions rows={of.contributions.filter((c: any) => c.finding === name)} figures={of.figures.find((f: any) => f.finding === name)} />}
@@ -81,7 +83,7 @@ function Contributions({ rows, figures }: { rows: any[]; figures: any }) {
     <>
       <h3>What the directions of the weight change contributed</h3>
       {figures.n_directions ? <p>The texts that meet the claim exceed others of their prompt by {decimal(figures.log_ratio_nats)} nats of log-ratio. All directions together carried {percent(figures.share, 0)} of it; <strong>{count(figures.n_significant)} of {count(figures.n_directions)}</strong> carried significantly more than equally strong directions drawn at random.</p>
-        : <Missing>Nothing could be attributed{figures.problem && <>: <Shown text={figures.problem} /></>}.</Missing>}
+        : <Missing>Nothing could be attributed{figures.problem && <>: {visible(figures.problem)}</>}.</Missing>}
       {rows.length > 0 && <ContributionTable rows={rows} first="Direction" name={(c) => <UnitLink {...c} />} />}
     </>
   );
@@ -90,30 +92,30 @@ function Contributions({ rows, figures }: { rows: any[]; figures: any }) {
 function ContributionTable({ rows, first, name }: { rows: any[]; first: string; name: (row: any) => ComponentChildren }) {
   return (
     <Grid caption={`Contributions, the surest first${first === "Direction" ? `: ${rows.length} shown` : ""}`} head={[first, "#Nats", "#95% interval", "#Share", "#Times random", "#Adj. p"]}>
-      {rows.map((c) => <tr data-row><th scope="row">{name(c)}</th><Numbers of={[decimal(c.nats), between(c), percent(c.share), decimal(c.times_control, 1), pValue(c.p_adjusted)]} /></tr>)}
+      {rows.map((c) => <tr data-row><Head>{name(c)}</Head><Numbers of={[decimal(c.nats), between(c), percent(c.share), decimal(c.times_control, 1), pValue(c.p_adjusted)]} /></tr>)}
     </Grid>
   );
 }
 
-export function ComponentsScreen({ context }: { context: Context }) {
-  const part = useInside(context);
+export function ComponentsScreen() {
+  const part = useInside();
   const of = part.value?.values;
   const units: Unit[] = of?.units ?? [];
   const whole: Selective[] = of?.selective.filter((row: Selective) => row.kind === "run") ?? [];
   const columns: Column<Unit>[] = [
     { key: "component", name: "Component", value: (u) => u.label, cell: (u) => <UnitLink unit={units.indexOf(u)} label={u.label} /> },
-    { key: "beyond", name: "Beyond random", numeric: true, value: (u) => u.n_beyond },
-    { key: "base", name: "Base", numeric: true, value: (u) => u.rate_base, cell: (u) => rate(u.rate_base) },
-    { key: "intervention", name: "Intervention", numeric: true, value: (u) => u.rate_intervention, cell: (u) => rate(u.rate_intervention) },
+    figure("beyond", "Beyond random", (u) => u.n_beyond),
+    figure("base", "Base", (u) => u.rate_base, rate),
+    figure("intervention", "Intervention", (u) => u.rate_intervention, rate),
     { key: "source", name: "Source", value: (u) => u.source },
   ];
   return (
     <>
       <Title>Components</Title>
-      <Absent context={context} part={part} />
+      <Absent part={part} />
       {of && (
         <>
-          <p>{plural(of.n_components, "component")} ({of.sources.join(", ")}) were read on {plural(of.n_texts, "text")}, and {count(of.n_controls)} directions drawn at random as a control. Those that do best at telling texts apart are here.{Object.entries(of.skipped).map(([source, why]) => <> Not read: <Shown text={`${source}: ${why}`} />.</>)}</p>
+          <p>{plural(of.n_components, "component")} ({of.sources.join(", ")}) were read on {plural(of.n_texts, "text")}, and {count(of.n_controls)} directions drawn at random as a control. Those that do best at telling texts apart are here.{Object.entries(of.skipped).map(([source, why]) => <> Not read: {visible(`${source}: ${why}`)}.</>)}</p>
           <DataTable caption="Rates are the share of a text's tokens on which it fires; beyond random counts the comparisons whose interval leaves out the random control" noun={["component", "components"]} columns={columns} rows={units} sort="-beyond" />
           {whole.length > 0 && <><h2>What tells the sides apart over the whole run</h2><SelectiveTable rows={whole} first="Component" name={(row) => <UnitLink {...row} />} /></>}
         </>
@@ -126,75 +128,68 @@ function rate(value: unknown): string {
   return isNumber(value) ? percent(value, 2) : "";
 }
 
-export function ComponentScreen({ context, id }: { context: Context; id: string }) {
-  const part = useInside(context);
-  if (context.manifest.sections.activations !== null) return <ComponentsScreen context={context} />;
+export function ComponentScreen({ id }: { id: string }) {
+  const part = useInside();
+  if (manifest.sections.activations !== null) return <ComponentsScreen />;
   if (!part.value) return pending(part, "the components", "Component");
   const units: Unit[] = part.value.values.units;
   const i = units.findIndex((u) => u.label === id);
   if (i < 0) return <NoSuch noun="component" id={id} home="components" all="All components that are shown" />;
-  const [previous, next] = [units[i - 1], units[i + 1]];
   const of = part.value.values;
   const own: Selective[] = of.selective.filter((row: Selective) => row.unit === i);
   const contributed = of.contributions.filter((c: any) => c.unit === i);
   return (
     <>
-      <p class="eyebrow">
-        <span>component {i + 1} of {count(units.length)}, <Shown text={units[i].source} /></span>
-        {previous && <a href={href(["component", previous.label])} data-key="[">previous</a>}
-        {next && <a href={href(["component", next.label])} data-key="]">next</a>}
-      </p>
-      <Title class="quoted"><Shown text={id} /></Title>
-      <Fires context={context} unit={units[i]} i={i} all={units} />
+      <Steps links={beside(units, i, (u) => href(["component", u.label]))}>component {i + 1} of {count(units.length)}, {visible(units[i].source)}</Steps>
+      <Title class="quoted">{visible(id)}</Title>
+      <Fires unit={units[i]} i={i} all={units} />
       <h2>Where it is selective</h2>
-      {own.length ? <SelectiveTable rows={own} first="Claim or cluster" name={(row) => <Subject context={context} {...row} />} /> : <Missing>In no comparison among the best.</Missing>}
-      {contributed.length > 0 && <ContributionTable rows={contributed} first="Claim" name={(c) => <Subject context={context} kind="finding" name={c.finding} />} />}
+      {own.length ? <SelectiveTable rows={own} first="Claim or cluster" name={(row) => <Subject {...row} />} /> : <Missing>In no comparison among the best.</Missing>}
+      {contributed.length > 0 && <ContributionTable rows={contributed} first="Claim" name={(c) => <Subject kind="finding" name={c.finding} />} />}
     </>
   );
 }
 
-function Subject({ context, kind, name }: { context: Context; kind: string; name: string }) {
+function Subject({ kind, name }: { kind: string; name: string }) {
   if (kind === "run") return <>the whole run</>;
-  const said = context.findings.find((f) => f.id === name)?.statement ?? name;
-  return <a href={href([kind === "finding" ? "h" : "c", name])} data-open><Shown text={said} /></a>;
+  const said = findings.find((f) => f.id === name)?.statement ?? name;
+  return <a href={href([kind === "finding" ? "h" : "c", name])} data-open>{visible(said)}</a>;
 }
 
-function Fires({ context, unit, i, all }: { context: Context; unit: Unit; i: number; all: Unit[] }) {
+function Fires({ unit, i, all }: { unit: Unit; i: number; all: Unit[] }) {
   const part = usePart(`component/${i}`);
   if (!part.value) return pending(part, "its texts");
   const of = part.value.values;
-  const sides = (values: number[]): string => `${count(values[0])} base, ${count(values[1])} intervention`;
   return (
     <>
       <div class="result">
         {isNumber(unit.rate_base) && <figure><Shares base={unit.rate_base} intervention={unit.rate_intervention} /><figcaption>share of a text's tokens on which it fires</figcaption></figure>}
         <figure><Density edges={of.edges} bars={of.bars} /><figcaption>{of.edges.length ? "how strongly it fires, per side" : "It never fires."}</figcaption></figure>
       </div>
-      {of.is_reversed && <p class="quiet">It is strongest where it is negative: the histogram and the texts are of its negative values.</p>}
+      {of.is_reversed && <Note>It is strongest where it is negative: the histogram and the texts are of its negative values.</Note>}
       <Facts facts={[
-        ["tokens", sides(of.n_firing)], ["texts", sides(of.n_firing_texts)],
+        ["tokens", bySides(of.n_firing)], ["texts", bySides(of.n_firing_texts)],
         ...(isNumber(unit.maximum) ? [["largest magnitude", decimal(unit.maximum)], ["fires beyond", decimal(unit.threshold)]] as [string, string][] : []),
-        ["cluster of components", of.cluster ? <details class="inline"><summary><Shown text={of.cluster} />, {plural(of.n_members, "member")}</summary>
+        ["cluster of components", of.cluster ? <details class="inline"><summary>{visible(of.cluster)}, {plural(of.n_members, "member")}</summary>
           <ul class="plainlist">{of.members.map((label: string) => <li><UnitLink unit={all.findIndex((u) => u.label === label)} label={label} /></li>)}</ul></details> : "none"],
       ]} />
-      <Examples context={context} part={part.value} label={unit.label} />
+      <Examples part={part.value} label={unit.label} />
     </>
   );
 }
 
 const GROUPS: [string, string][] = [["top", "strongest"], ["quantiles", "from weak to strong"]];
 
-function Examples({ context, part, label }: { context: Context; part: Part; label: string }) {
-  const { query } = useRoute();
+function Examples({ part, label }: { part: Part; label: string }) {
+  const query = useQuery();
   const group = query.get("show") === "quantiles" ? "quantiles" : "top";
   const places: number[][] = part.values[group];
-  const found = useRows(context.manifest, places.flat().map((i) => part.columns.text_row[i]));
+  const found = useRows(places.flat().map((i) => part.columns.text_row[i]));
   return (
     <section aria-label="Texts">
       <h2>Texts on which it fires</h2>
       <Choice name="show" label="Show" options={GROUPS} chosen={group} keys={["1", "2"]} />
-      {found.errors.map((error) => <Failure error={error} />)}
-      {!found.isComplete && <Waiting what="texts" />}
+      <Unread of={found} what="texts" />
       <div class="columns">
         {places.map((own, side) => (
           <section>
@@ -239,7 +234,7 @@ export function drawFired({ peak, largest }: Fired, value: number) {
   return { class: `fire ${value * peak < 0 ? "against" : ""}`, style: { "--s": `${Math.round(12 + (88 * Math.abs(value)) / largest)}%` } };
 }
 
-function fireMarks(fired: Fired): Mark[] {
+export function fireMarks(fired: Fired): Mark[] {
   let at = 0;
   return Array.from(fired.values, (value, i) => {
     const start = at;
@@ -249,8 +244,8 @@ function fireMarks(fired: Fired): Mark[] {
 }
 
 /** The component to mark in a text, and those to choose from: of the finding (by number) first. */
-export function useFired(context: Context, row: number, asked: string | null, finding: number) {
-  const inside = useInside(context).value;
+export function useFired(row: number, asked: string | null, finding: number) {
+  const inside = useInside().value;
   const units: Unit[] = inside?.values.units ?? [];
   const c = inside?.columns;
   const own = c ? Array.from(c.fires_unit, (unit, j) => ({ unit, j })).filter(({ j }) => c.fires_row[j] === row)

@@ -1,13 +1,15 @@
 // The judges: what they cost, how often they agree, and where they do not.
 import { Calibration } from "../marks";
-import { count, decimal, isNumber, money, percent } from "../numbers";
-import { Failure, Grid, Missing, Numbers, Quote, Title, pending, type Context } from "../pieces";
-import { href, useRoute } from "../route";
+import { count, interval, decimal, isNumber, money, percent } from "../numbers";
+import { Failure, Grid, Missing, Numbers, Quote, Title, pending } from "../pieces";
+import { href, useQuery } from "../route";
+import { findings } from "../run";
 import { paged, Pages } from "../table";
-import { Shown } from "../text";
+import { visible } from "../text";
 import { usePart, useRows } from "../use";
+import { Head, Soft } from "../layout";
 
-export function JudgesScreen({ context }: { context: Context }) {
+export function JudgesScreen() {
   const part = usePart("judges");
   if (!part.value) return pending(part, "the judges", "Judges");
   const { tiers, calls, agreement, calibration, disagreements, max_disagreements } = part.value.values;
@@ -16,7 +18,7 @@ export function JudgesScreen({ context }: { context: Context }) {
     <>
       <Title>Judges</Title>
       {isNumber(audit?.n_audited) && audit.n_audited > 0 && (
-        <p class="lead">The expensive judge saw a random {count(audit.n_audited)} of the cheap judge's decisions again and disagreed with {count(audit.n_disagree)}: {percent(audit.rate)} (95% interval {percent(audit.ci_low)} to {percent(audit.ci_high)}).</p>
+        <p class="lead">The expensive judge saw a random {count(audit.n_audited)} of the cheap judge's decisions again and disagreed with {count(audit.n_disagree)}: {percent(audit.rate)} (95% interval {interval(audit.ci_low, audit.ci_high, percent)}).</p>
       )}
       {tiers.length === 0 ? <Missing>This run holds no verdicts: no hypothesis was tested.</Missing> : (
         <Grid caption="Judgements on the texts of this audit; calls and cost are of the null control as well" head={["Tier", "Judge", "#Judgements", "#Not scored", "#Calls", "#From cache", "#Cost", "#Per call"]}>
@@ -25,7 +27,7 @@ export function JudgesScreen({ context }: { context: Context }) {
               const failed = Object.entries(t.outcomes).filter(([name, n]) => name !== "answered" && n) as [string, number][];
               return (
                 <tr>
-                  <th scope="row">{t.tier}</th><td>{t.judges.map((j: string) => <Judge name={j} />)}</td>
+                  <Head>{t.tier}</Head><td>{t.judges.map((j: string) => <Judge name={j} />)}</td>
                   <Numbers of={[count(t.n), failed.map(([name, n]) => `${count(n)} ${name.replace("_", " ")}`).join(", ") || "0", count(own?.n_calls), count(own?.n_cached), money(own?.cost_usd),
                     money(isNumber(own?.cost_usd) && own.n_calls ? own.cost_usd / own.n_calls : own?.cost_usd)]} />
                 </tr>
@@ -41,7 +43,7 @@ export function JudgesScreen({ context }: { context: Context }) {
             <table class="matrix">
               <caption>Texts by what each judge says of the claim</caption>
               <thead><tr><td /><th scope="col">{a.against}: not met</th><th scope="col">{a.against}: met</th></tr></thead>
-              <tbody>{["not met", "met"].map((said, i) => <tr><th scope="row">{a.of}: {said}</th><Numbers of={a.cells[i].map(count)} /></tr>)}</tbody>
+              <tbody>{["not met", "met"].map((said, i) => <tr><Head>{a.of}: {said}</Head><Numbers of={a.cells[i].map(count)} /></tr>)}</tbody>
             </table>
             {calibration.filter((c: any) => c.of === a.of && c.against === a.against).map((c: any) => (
               <figure><Calibration bins={c.bins} /><figcaption>Across: score of the {c.of} judge. Up: share of these texts that meet the claim for the {c.against} judge, with 95% intervals. On the dashed line, a score would be a probability.</figcaption></figure>
@@ -49,7 +51,7 @@ export function JudgesScreen({ context }: { context: Context }) {
           </div>
         </section>
       ))}
-      {agreement.length > 0 && <Disagreements context={context} all={disagreements} max={max_disagreements} />}
+      {agreement.length > 0 && <Disagreements all={disagreements} max={max_disagreements} />}
     </>
   );
 }
@@ -57,28 +59,28 @@ export function JudgesScreen({ context }: { context: Context }) {
 /** A judge's identity can be long: its first words, and all of it on demand. */
 function Judge({ name }: { name: string }) {
   const short = name.split(" {")[0];
-  if (short === name) return <Shown text={name} />;
-  return <details class="inline"><summary><Shown text={short} /></summary><code><Shown text={name} /></code></details>;
+  if (short === name) return visible(name);
+  return <details class="inline"><summary>{visible(short)}</summary><code>{visible(name)}</code></details>;
 }
 
 const PER_PAGE = 10;
 
-function Disagreements({ context, all, max }: { context: Context; all: any[]; max: number }) {
-  const { query } = useRoute();
+function Disagreements({ all, max }: { all: any[]; max: number }) {
+  const query = useQuery();
   const { page, n_pages, shown } = paged(query, all, PER_PAGE);
-  const found = useRows(context.manifest, shown.map((d) => d.row));
+  const found = useRows(shown.map((d) => d.row));
   return (
     <section>
-      <h2>Where they disagree <span class="quiet">{count(all.length)}{all.length >= max && " shown"}</span></h2>
+      <h2>Where they disagree <Soft>{count(all.length)}{all.length >= max && " shown"}</Soft></h2>
       {all.length === 0 && <Missing>Nowhere: they agree on every text that both scored.</Missing>}
       {found.errors.map((error) => <Failure error={error} />)}
       <div class="texts">
         {shown.map((d, i) => {
           const row = found.rows[i];
-          const finding = context.findings.find((f) => f.id === d.finding);
+          const finding = findings.find((f) => f.id === d.finding);
           return row && finding && (
             <div data-row>
-              <p><a href={href(["h", finding.id])} dir="auto"><Shown text={finding.criterion} /></a></p>
+              <p><a href={href(["h", finding.id])} dir="auto">{visible(finding.criterion)}</a></p>
               <Quote row={row} link={{ h: finding.id }} note={<span>{d.of} {decimal(d.score_of)}, {d.against} {decimal(d.score_against)}</span>} />
             </div>
           );

@@ -1,27 +1,29 @@
 // The map: every discovery text as a point. A region of one colour is a lead, not a result.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { count, percent, plural } from "../numbers";
+import { bySides, count, percent, plural, range } from "../numbers";
 import { loadPart, readRow, shardOf, SIDES } from "../pack";
-import { Choice, Failure, Grid, Missing, Numbers, Quote, Side, SideChoice, TextList, Title, passes, pending, type Context } from "../pieces";
-import { download, jsonLines } from "../download";
-import { changed, href, numberOf, setState, useRoute } from "../route";
+import { Choice, Failure, Grid, Missing, Numbers, Quote, Side, SideChoice, TextList, Title, passes, pending } from "../pieces";
+import { downloadLines } from "../download";
+import { changed, href, numberOf, setState, useQuery } from "../route";
+import { manifest } from "../run";
 import { colourPoints, density, inside, joinPoints, nearest, NO_CLUSTER, packPolygon, projection, splat, unpackPolygon, WHOLE, type Colour, type Points, type View } from "../splat";
-import { plain, shorten, Shown } from "../text";
+import { plain, shorten, visible } from "../text";
+import { coloured } from "../tokens";
 import { useAsync, usePart, useRows } from "../use";
+import { Controls, Head, Soft } from "../layout";
 
-const COLOURS: [string, string][] = [["side", "side"], ["cluster", "cluster"], ["round", "round"], ["nats", "log-probability difference"]];
-const STYLES: [string, string][] = [["points", "points"], ["density", "density"]];
+const COLOURS: (string | [string, string])[] = ["side", "cluster", "round", ["nats", "log-probability difference"]];
+const STYLES = ["points", "density"];
 const DRAGS: [string, string][] = [["select", "selects"], ["move", "moves"]];
 const N_LABELS = 9;
 
-export function MapScreen({ context }: { context: Context }) {
-  const { manifest } = context;
-  const found = useAsync(async () => joinPoints(await Promise.all(Array.from({ length: manifest.n_point_parts }, (_, i) => loadPart(`points/${i}`)))), [manifest]);
+export function MapScreen() {
+  const found = useAsync(async () => joinPoints(await Promise.all(range(manifest.n_point_parts).map((i) => loadPart(`points/${i}`)))), [manifest]);
   return (
     <>
       <Title>Map of the texts</Title>
       {pending(found, plural(manifest.n_points, "point"))}
-      {found.value && (found.value.n === 0 ? <Missing>This run holds no map: it has no discovery texts.</Missing> : <Known context={context} points={found.value} />)}
+      {found.value && (found.value.n === 0 ? <Missing>This run holds no map: it has no discovery texts.</Missing> : <Known points={found.value} />)}
     </>
   );
 }
@@ -30,8 +32,8 @@ function viewOf(query: URLSearchParams): View {
   return { x: numberOf(query, "x", WHOLE.x), y: numberOf(query, "y", WHOLE.y), zoom: Math.max(1, Math.min(200, numberOf(query, "zoom", 1))) };
 }
 
-function Known({ context, points }: { context: Context; points: Points }) {
-  const { query } = useRoute();
+function Known({ points }: { points: Points }) {
+  const query = useQuery();
   const clusters = usePart("clusters");
   const [by, style, drag] = [query.get("by") ?? "side", query.get("style") ?? "points", query.get("drag") ?? "select"];
   const side = query.get("side") ?? "both";
@@ -47,7 +49,7 @@ function Known({ context, points }: { context: Context; points: Points }) {
   return (
     <>
       <p>{plural(points.n, "discovery text")}. Near texts mean similar things; distances between far ones, and the axes, mean little. A region of one colour is a lead, not a result. The <a href={href(["clusters"], { level: "text" })}>table of clusters</a> holds the same without a picture.</p>
-      <div class="controls">
+      <Controls>
         <Choice name="by" label="Colour" options={COLOURS} chosen={by} />
         <Choice name="style" label="Drawn as" options={STYLES} chosen={style} />
         <SideChoice chosen={side} />
@@ -56,17 +58,17 @@ function Known({ context, points }: { context: Context; points: Points }) {
           <option value="">none chosen</option>
           {[...named.values()].map((c: any) => <option value={c.label}>{c.label}: {plain((c.exemplar ?? c.id).slice(0, 60))}</option>)}
         </select></label>
-      </div>
+      </Controls>
       <Canvas points={points} by={by} style={style} drag={drag} side={side} selected={hasChoice ? selected : null} polygon={polygon} picked={picked} named={named} query={query} />
       <Legend by={by} points={points} />
-      {picked >= 0 && <Picked context={context} row={points.row[picked]} />}
+      {picked >= 0 && <Picked row={points.row[picked]} />}
       {hasChoice && (
         <section aria-label="Selection">
           <h2>{plural(selected.length, "text")} selected</h2>
-          <p role="status">{count(n[0])} base, {count(n[1])} intervention{selected.length > 0 && `: ${percent(n[1] / selected.length)} from the intervention`}. <a href={changed({ in: null, cluster: null, page: null })}>Clear</a>
-            {" "}<button type="button" data-key="e" onClick={() => void exportRows(context, selected.map((i) => points.row[i]))}>Save as JSONL <kbd>e</kbd></button></p>
+          <p role="status">{bySides(n)}{selected.length > 0 && `: ${percent(n[1] / selected.length)} from the intervention`}. <a href={changed({ in: null, cluster: null, page: null })}>Clear</a>
+            {" "}<button data-key="e" onClick={() => void exportRows(selected.map((i) => points.row[i]))}>Save as JSONL <kbd>e</kbd></button></p>
           <ByCluster points={points} selected={selected} named={named} />
-          {selected.length > 0 ? <TextList manifest={context.manifest} rows={selected.map((i) => points.row[i])} /> : <Missing>No text lies in this region.</Missing>}
+          {selected.length > 0 ? <TextList rows={selected.map((i) => points.row[i])} /> : <Missing>No text lies in this region.</Missing>}
         </section>
       )}
     </>
@@ -74,7 +76,7 @@ function Known({ context, points }: { context: Context; points: Points }) {
 }
 
 function all(points: Points): number[] {
-  return Array.from({ length: points.n }, (_, i) => i);
+  return range(points.n).map((i) => i);
 }
 
 interface CanvasProps {
@@ -113,18 +115,18 @@ function Canvas({ points, by, style, drag, side, selected, polygon, picked, name
     const canvas = ref.current!;
     const started = performance.now();
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
-    const context = canvas.getContext("2d")!;
+    const pen = canvas.getContext("2d")!;
     if (pixels.current?.width !== w || pixels.current.height !== h) {
       canvas.width = w;
       canvas.height = h;
-      pixels.current = context.createImageData(w, h);
+      pixels.current = pen.createImageData(w, h);
     }
     const image = pixels.current;
     const { colours, faded, paper, ink } = paint(canvas, by);
     if (style === "density") density(image, points, view, [colours[0], colours[1]], paper, isShown);
     else splat(image, points, view, colourOf, colours, faded);
-    context.putImageData(image, 0, 0);
-    drawOver(context, points, view, path.length ? path : polygon, picked, ink, ratio);
+    pen.putImageData(image, 0, 0);
+    drawOver(pen, points, view, path.length ? path : polygon, picked, ink, ratio);
     canvas.dataset.frameMs = (performance.now() - started).toFixed(1);
     canvas.dataset.frames = String(Number(canvas.dataset.frames ?? 0) + 1);
   }, [points, by, style, isShown, colourOf, polygon, path, picked, view.x, view.y, view.zoom, width, height, theme]);
@@ -198,15 +200,15 @@ function Canvas({ points, by, style, drag, side, selected, polygon, picked, name
           aria-label={`Map of ${count(points.n)} texts; arrow keys move, plus and minus zoom`}
           onPointerDown={press} onKeyDown={keys} onWheel={(e) => { if (document.activeElement === ref.current) { e.preventDefault(); zoomBy(e.deltaY < 0 ? 1.25 : 0.8, at(e)); } }} />
         {style === "points" && spread(labels.map((l) => ({ ...l, place: toPixel(l.x, l.y) })), width, height).map((l) => (
-          <a class="maplabel" href={changed({ cluster: l.label, in: null, page: null })} style={{ left: `${l.place[0]}px`, top: `${l.place[1]}px` }}><Shown text={l.name} /></a>
+          <a class="maplabel" href={changed({ cluster: l.label, in: null, page: null })} style={{ left: `${l.place[0]}px`, top: `${l.place[1]}px` }}>{visible(l.name)}</a>
         ))}
       </div>
       <p class="controls">
-        <button type="button" aria-label="Zoom in" onClick={() => zoomBy(1.5)}>+</button>
-        <button type="button" aria-label="Zoom out" onClick={() => zoomBy(1 / 1.5)}>−</button>
-        <button type="button" onClick={() => setState({ x: null, y: null, zoom: null })}>Whole map</button>
-        <button type="button" data-key="v" onClick={selectView}>Select what is in view</button>
-        <span class="quiet">Drag around points to select them, click one to read it{drag === "select" && ", hold Shift to move the map"}.</span>
+        <button aria-label="Zoom in" onClick={() => zoomBy(1.5)}>+</button>
+        <button aria-label="Zoom out" onClick={() => zoomBy(1 / 1.5)}>−</button>
+        <button onClick={() => setState({ x: null, y: null, zoom: null })}>Whole map</button>
+        <button data-key="v" onClick={selectView}>Select what is in view</button>
+        <Soft>Drag around points to select them, click one to read it{drag === "select" && ", hold Shift to move the map"}.</Soft>
       </p>
     </div>
   );
@@ -218,24 +220,24 @@ function simplify(line: [number, number][]): [number, number][] {
   return line.filter((_, i) => i % every === 0);
 }
 
-function drawOver(context: CanvasRenderingContext2D, points: Points, view: View, polygon: [number, number][], picked: number, ink: Colour, ratio: number): void {
-  const { toPixel } = projection(view, context.canvas.width, context.canvas.height);
-  context.strokeStyle = `rgb(${ink.join()})`;
-  context.lineWidth = 1.5 * ratio;
+function drawOver(pen: CanvasRenderingContext2D, points: Points, view: View, polygon: [number, number][], picked: number, ink: Colour, ratio: number): void {
+  const { toPixel } = projection(view, pen.canvas.width, pen.canvas.height);
+  pen.strokeStyle = `rgb(${ink.join()})`;
+  pen.lineWidth = 1.5 * ratio;
   if (polygon.length > 1) {
-    context.setLineDash([5 * ratio, 4 * ratio]);
-    context.beginPath();
-    polygon.forEach(([x, y], i) => (i ? context.lineTo(...toPixel(x, y)) : context.moveTo(...toPixel(x, y))));
-    context.closePath();
-    context.stroke();
-    context.setLineDash([]);
+    pen.setLineDash([5 * ratio, 4 * ratio]);
+    pen.beginPath();
+    polygon.forEach(([x, y], i) => (i ? pen.lineTo(...toPixel(x, y)) : pen.moveTo(...toPixel(x, y))));
+    pen.closePath();
+    pen.stroke();
+    pen.setLineDash([]);
   }
   if (picked >= 0) {
     const [x, y] = toPixel(points.x[picked] / 65_535, points.y[picked] / 65_535);
-    context.beginPath();
-    context.arc(x, y, 8 * ratio, 0, 7);
-    context.lineWidth = 2.5 * ratio;
-    context.stroke();
+    pen.beginPath();
+    pen.arc(x, y, 8 * ratio, 0, 7);
+    pen.lineWidth = 2.5 * ratio;
+    pen.stroke();
   }
 }
 
@@ -247,7 +249,7 @@ function paint(near: HTMLElement, by: string): { colours: Colour[]; faded: Colou
     probe.style.color = `var(--${name})`;
     return getComputedStyle(probe).color.match(/\d+/g)!.slice(0, 3).map(Number) as Colour;
   };
-  const names = by === "cluster" ? Array.from({ length: 10 }, (_, i) => `hue-${i}`) : by === "round" ? Array.from({ length: 8 }, (_, i) => `step-${i}`)
+  const names = by === "cluster" ? range(10).map((i) => `hue-${i}`) : by === "round" ? range(8).map((i) => `step-${i}`)
     : by === "nats" ? ["less-4", "less-2", "faint", "more-2", "more-4"] : ["base", "intervention"];
   const found = { colours: names.map(read), faded: read("faint"), paper: read("paper"), ink: read("ink") };
   if (by !== "side") found.colours = [...found.colours];
@@ -255,10 +257,14 @@ function paint(near: HTMLElement, by: string): { colours: Colour[]; faded: Colou
   return found;
 }
 
+function lastRound({ round }: Points): number {
+  return round.reduce((a, b) => Math.max(a, b), 0);
+}
+
 function colouring(points: Points, by: string): (i: number) => number {
   if (by === "cluster") return (i) => (points.label[i] === NO_CLUSTER ? -1 : points.label[i] % 10);
   if (by === "round") {
-    const last = Math.max(1, points.round.reduce((a, b) => Math.max(a, b), 0));
+    const last = lastRound(points) || 1;
     return (i) => Math.round((points.round[i] / last) * 7);
   }
   if (by === "nats") return (i) => { const v = points.nats[i] / 1000; return v < -0.5 ? 0 : v < -0.05 ? 1 : v <= 0.05 ? 2 : v <= 0.5 ? 3 : 4; };
@@ -266,10 +272,10 @@ function colouring(points: Points, by: string): (i: number) => number {
 }
 
 function Legend({ by, points }: { by: string; points: Points }) {
-  const swatch = (name: string, shown: string) => <span><span class={`swatch ${name}`} aria-hidden="true" /> {shown}</span>;
+  const swatch = (name: string, shown: string) => <span><span class="swatch" style={coloured(name)} aria-hidden="true" /> {shown}</span>;
   if (by === "side") return <p class="legend"><Side side={0} /><Side side={1} /></p>;
-  if (by === "round") return <p class="legend">{swatch("step-0", "first round")}{swatch("step-7", `round ${points.round.reduce((a, b) => Math.max(a, b), 0)}`)}</p>;
-  if (by === "nats") return <p class="legend">{swatch("less-4", "likelier under the base")}{swatch("faint", "alike")}{swatch("more-4", "likelier under the intervention")}<span class="quiet">nats per token, steps at 0.05 and 0.5</span></p>;
+  if (by === "round") return <p class="legend">{swatch("step-0", "first round")}{swatch("step-7", `round ${lastRound(points)}`)}</p>;
+  if (by === "nats") return <p class="legend">{swatch("less-4", "likelier under the base")}{swatch("faint", "alike")}{swatch("more-4", "likelier under the intervention")}<Soft>nats per token, steps at 0.05 and 0.5</Soft></p>;
   return <p class="legend quiet">Ten colours, used again and again: neighbours of one colour are mostly one cluster. Choose a cluster to see it alone.</p>;
 }
 
@@ -300,8 +306,8 @@ function spread<T extends { place: [number, number] }>(labels: T[], width: numbe
   return kept;
 }
 
-function Picked({ context, row }: { context: Context; row: number }) {
-  const found = useRows(context.manifest, [row]);
+function Picked({ row }: { row: number }) {
+  const found = useRows([row]);
   return <div class="picked">{found.errors.map((error) => <Failure error={error} />)}{found.rows[0] && <Quote row={found.rows[0]} note={<a href={changed({ at: null })}>let go</a>} />}</div>;
 }
 
@@ -320,18 +326,18 @@ function ByCluster({ points, selected, named }: { points: Points; selected: numb
       <Grid caption="Selected texts by cluster" head={["Cluster", "#Base", "#Intervention"]}>
         {rows.map(([label, c]) => {
           const cluster = named.get(label);
-          return <tr><th scope="row">{cluster ? <a href={href(["c", cluster.id])}><Shown text={cluster.exemplar ? shorten(cluster.exemplar, 26) : cluster.id} /></a> : "no cluster"}</th><Numbers of={c.map(count)} /></tr>;
+          return <tr><Head>{cluster ? <a href={href(["c", cluster.id])}>{visible(cluster.exemplar ? shorten(cluster.exemplar, 26) : cluster.id)}</a> : "no cluster"}</Head><Numbers of={c.map(count)} /></tr>;
         })}
       </Grid>
     </details>
   );
 }
 
-async function exportRows(context: Context, rows: number[]): Promise<void> {
+async function exportRows(rows: number[]): Promise<void> {
   const lines: unknown[] = [];
   for (const row of rows) {
-    const text = readRow(await loadPart(`texts/${shardOf(context.manifest.shards, row)}`), row);
-    lines.push({ run: context.manifest.run, text_key: text.key, side: SIDES[text.side], prompt: text.prompt.text, text: text.text, cluster: text.label });
+    const text = readRow(await loadPart(`texts/${shardOf(manifest.shards, row)}`), row);
+    lines.push({ run: manifest.run, text_key: text.key, side: SIDES[text.side], prompt: text.prompt.text, text: text.text, cluster: text.label });
   }
-  download("selection.jsonl", jsonLines(lines), "application/jsonl");
+  downloadLines("selection.jsonl", lines);
 }

@@ -1,58 +1,58 @@
 // The run itself: how far it is, where time went, what it was made with.
 import { Durations } from "../marks";
 import { count, decimal, duration, isNumber, percent, size } from "../numbers";
-import { Facts, Grid, Missing, Numbers, Title, pending, type Context } from "../pieces";
+import { Facts, Grid, Missing, Numbers, Title, pending } from "../pieces";
 import type { News } from "../live";
 import { useLive } from "../live";
-import { plain, Shown } from "../text";
+import type { ComponentChildren } from "preact";
+import { manifest, verdict } from "../run";
+import { plain, visible } from "../text";
 import { usePart } from "../use";
+import { Eyebrow, Head, Note, Warning } from "../layout";
 
-export function RunScreen({ context }: { context: Context }) {
+export function RunScreen() {
   const part = usePart("run");
-  const { manifest } = context;
   return (
     <>
-      <p class="eyebrow">run</p>
-      <Title><Shown text={manifest.run} /></Title>
+      <Eyebrow>run</Eyebrow>
+      <Title>{visible(manifest.run)}</Title>
       {pending(part, "the run")}
-      {part.value && <Known context={context} values={part.value.values} />}
+      {part.value && <Known values={part.value.values} />}
     </>
   );
 }
 
-function Known({ context, values }: { context: Context; values: any }) {
+function Known({ values }: { values: any }) {
   const { summary, config, stages, files } = values;
-  const { manifest } = context;
   const [base, intervention] = manifest.models;
+  const isAudit = !verdict.saes;
   return (
     <>
-      <Facts facts={[
-        ["base", <Shown text={base} />], ["intervention", <Shown text={intervention} />],
+      <Facts facts={([
+        [isAudit ? "base" : "model", visible(base)], ...(intervention ? [["intervention", visible(intervention)]] : []),
         ["finished", manifest.created_utc?.replace("T", " ").replace("+00:00", " UTC") ?? "unknown"],
-        ["seed", count(summary.seed)], ["failed items", count(summary.failed_items)],
-        ["peak memory", size(summary.peak_memory_bytes)],
-        ["sampling stopped", <Shown text={summary.stop_reason ?? "unknown"} />],
-        ["texts cut by the encoder's limit", count(summary.n_truncated)],
-      ]} />
+        ["seed", count(summary.seed)], ["peak memory", size(summary.peak_memory_bytes)],
+        ...(isAudit ? [["failed items", count(summary.failed_items)], ["sampling stopped", visible(summary.stop_reason ?? "unknown")], ["texts cut by the encoder's limit", count(summary.n_truncated)]] : []),
+      ]) as [string, ComponentChildren][]} />
       <Durations seconds={summary.seconds ?? {}} />
-      <Decoded decode={summary.decode ?? {}} />
+      {isAudit && <Decoded decode={summary.decode ?? {}} />}
       <Rounds rounds={summary.rounds ?? []} />
       {(summary.stages ?? []).length > 0 && (
         <section><h2>What was left out, and at what risk</h2>
-          <ul>{summary.stages.map((s: any) => <li><strong>{s.stage}</strong>: <Shown text={s.reason} /></li>)}</ul></section>
+          <ul>{summary.stages.map((s: any) => <li><strong>{s.stage}</strong>: {visible(s.reason)}</li>)}</ul></section>
       )}
       <section>
         <h2>What this run does not hold</h2>
-        <ul>{Object.entries(manifest.sections).map(([name, why]) => why && <li><strong>{name === "saes" ? "Sparse autoencoders" : "Component activations"}</strong>: <Shown text={why} /></li>)}</ul>
+        <ul>{Object.entries(manifest.sections).map(([name, why]) => why && <li><strong>{name === "saes" ? "Sparse autoencoders" : "Component activations"}</strong>: {visible(why)}</li>)}</ul>
       </section>
       <section>
         <h2>Reproduce it</h2>
-        <p>Save the configuration as <code>audit.yaml</code> and run <code>whatchanged run audit.yaml</code>.</p>
+        <p>Save the configuration as <code>config.yaml</code> and run <code>whatchanged {isAudit ? "run" : "compare-saes"} config.yaml</code>.</p>
         <details><summary>Configuration</summary><pre tabIndex={0}><code>{plain(config)}</code></pre></details>
-        <details><summary>Versions</summary><table><caption class="sr">Versions</caption><tbody>{Object.entries(summary.versions ?? {}).map(([name, version]) => <tr><th scope="row"><Shown text={name} /></th><td><Shown text={String(version)} /></td></tr>)}</tbody></table></details>
+        <details><summary>Versions</summary><table><caption class="sr">Versions</caption><tbody>{Object.entries(summary.versions ?? {}).map(([name, version]) => <tr><Head>{visible(name)}</Head><td>{visible(String(version))}</td></tr>)}</tbody></table></details>
         <details><summary>Files of the run, and the keys of its stages</summary>
-          <table><caption class="sr">Files</caption><tbody>{Object.entries(files).map(([name, n]) => <tr><th scope="row"><Shown text={name} /></th><td class="n">{size(n)}</td></tr>)}</tbody></table>
-          <table><caption class="sr">Stages</caption><tbody>{Object.entries(stages).map(([name, key]) => <tr><th scope="row"><Shown text={name} /></th><td><code><Shown text={String(key)} /></code></td></tr>)}</tbody></table>
+          <table><caption class="sr">Files</caption><tbody>{Object.entries(files).map(([name, n]) => <tr><Head>{visible(name)}</Head><td class="n">{size(n)}</td></tr>)}</tbody></table>
+          <table><caption class="sr">Stages</caption><tbody>{Object.entries(stages).map(([name, key]) => <tr><Head>{visible(name)}</Head><td><code>{visible(String(key))}</code></td></tr>)}</tbody></table>
         </details>
       </section>
     </>
@@ -64,7 +64,7 @@ function Decoded({ decode }: { decode: Record<string, any> }) {
   return (
     <Grid caption="Texts decoded" head={["Texts of", "#Decoded", "#From cache", "#Failed", "#Tokens"]}>
       {["base", "intervention", "null"].filter((side) => decode[side]).map((side) => (
-        <tr><th scope="row">{names[side] ?? side}</th><Numbers of={["n_decoded", "n_cached", "n_failed", "n_tokens"].map((n) => count(decode[side][n]))} /></tr>
+        <tr><Head>{names[side] ?? side}</Head><Numbers of={["n_decoded", "n_cached", "n_failed", "n_tokens"].map((n) => count(decode[side][n]))} /></tr>
       ))}
     </Grid>
   );
@@ -86,13 +86,13 @@ export function Unfinished({ news }: { news: News }) {
   const total = Object.values(news.seconds).reduce((a, b) => a + b, 0);
   return (
     <>
-      <p class="eyebrow">run</p>
-      <Title>{news.state === "in progress" ? "This audit is in progress" : "This audit was interrupted"}</Title>
-      <p class="lead" role="status">{news.stage ? <>Stage <strong><Shown text={news.stage} /></strong>{news.detail && <>: <Shown text={news.detail} /></>}.</> : "No stage has begun yet."}</p>
-      {news.state === "interrupted" && <p class="callout warning">Run the same command again: finished work is not repeated.</p>}
+      <Eyebrow>run</Eyebrow>
+      <Title>{news.state === "in progress" ? "This run is in progress" : "This run was interrupted"}</Title>
+      <p class="lead" role="status">{news.stage ? <>Stage <strong>{visible(news.stage)}</strong>{news.detail && <>: {visible(news.detail)}</>}.</> : "No stage has begun yet."}</p>
+      {news.state === "interrupted" && <Warning>Run the same command again: finished work is not repeated.</Warning>}
       <Facts facts={[["started", news.started_utc?.slice(0, 19).replace("T", " ") ?? "unknown"], ["last news", news.updated_utc?.slice(0, 19).replace("T", " ") ?? "none"], ["computing", duration(total)]]} />
       {Object.keys(news.seconds).length > 0 ? <Durations seconds={news.seconds} /> : <Missing>No stage has ended yet.</Missing>}
-      <p class="quiet">{staleSince ? `The server has not answered since ${staleSince.toLocaleTimeString()}.` : "Findings appear here by themselves when the run has ended: a run has none before its tests are done."}</p>
+      <Note>{staleSince ? `The server has not answered since ${staleSince.toLocaleTimeString()}.` : "Findings appear here by themselves when the run has ended: a run has none before its tests are done."}</Note>
     </>
   );
 }

@@ -1,13 +1,15 @@
 // Search through every text: in the page itself, shard after shard, so that it works without a server.
 import { useEffect, useState } from "preact/hooks";
-import { count, plural } from "../numbers";
+import { bySides, count, plural, range } from "../numbers";
 import { loadPart } from "../pack";
-import { Choice, Failure, Missing, Quote, SideChoice, Title, passes, type Context } from "../pieces";
-import { changed, setState, useRoute } from "../route";
+import { Choice, Failure, Missing, Quote, SideChoice, Title, passes } from "../pieces";
+import { changed, setState, useQuery } from "../route";
+import { manifest } from "../run";
 import { paged, Pages } from "../table";
-import { escapeRegExp, findPattern, Shown } from "../text";
+import { escapeRegExp, findPattern, visible } from "../text";
 import { live } from "../live";
 import { useRows } from "../use";
+import { Controls, Eyebrow } from "../layout";
 
 const HITS_PER_PAGE = 25;
 const MAX_HITS = 20_000;
@@ -30,14 +32,14 @@ interface Hit { row: number; side: number; label: number; split: number }
 interface Progress { hits: Hit[]; done: number; of: number; errors: Error[]; isDone: boolean }
 
 /** Asks the server, where there is one, or reads every shard here, and reports as it goes. */
-async function search(context: Context, pattern: RegExp, query: URLSearchParams, signal: AbortSignal, report: (p: Progress) => void): Promise<void> {
+async function search(pattern: RegExp, query: URLSearchParams, signal: AbortSignal, report: (p: Progress) => void): Promise<void> {
   const told = await askServer(query, signal);
   if (told) {
     report({ hits: told, done: 1, of: 1, errors: [], isDone: true });
     return;
   }
-  const { shards } = context.manifest;
-  const wanted = Array.from({ length: shards.length - 1 }, (_, i) => i);
+  const { shards } = manifest;
+  const wanted = range(shards.length - 1).map((i) => i);
   const hits: Hit[][] = [];
   const errors: Error[] = [];
   let next = 0;
@@ -89,8 +91,8 @@ async function askServer(query: URLSearchParams, signal: AbortSignal): Promise<H
   }
 }
 
-export function SearchScreen({ context }: { context: Context }) {
-  const { query } = useRoute();
+export function SearchScreen() {
+  const query = useQuery();
   const q = query.get("q") ?? "";
   const as = query.get("as") ?? "words";
   const pattern = searchPattern(query);
@@ -104,31 +106,31 @@ export function SearchScreen({ context }: { context: Context }) {
     if (!(pattern instanceof RegExp)) return;
     const controller = new AbortController();
     setStop(controller);
-    void search(context, pattern, query, controller.signal, setProgress);
+    void search(pattern, query, controller.signal, setProgress);
     return () => controller.abort();
-  }, [context.manifest, asked]);
+  }, [manifest, asked]);
   return (
     <>
-      <p class="eyebrow">{plural(context.manifest.n_kept, "text")}{context.manifest.n_kept < context.manifest.n_texts && ` of ${count(context.manifest.n_texts)}: this file does not hold the words of the others`}</p>
+      <Eyebrow>{plural(manifest.n_kept, "text")}{manifest.n_kept < manifest.n_texts && ` of ${count(manifest.n_texts)}: this file does not hold the words of the others`}</Eyebrow>
       <Title>Search all texts</Title>
       <form class="controls" onSubmit={(e) => { e.preventDefault(); setState({ q: typed, page: null }); }}>
         <label class="grow">Find <input type="search" value={typed} data-focus="search" placeholder="words to find" onInput={(e) => setTyped(e.currentTarget.value)} /></label>
         <button type="submit">Search</button>
         {progress && !progress.isDone && <button type="button" onClick={() => { stop?.abort(); setProgress({ ...progress, isDone: true }); }}>Cancel</button>}
       </form>
-      <div class="controls">
+      <Controls>
       <Choice name="as" label="As" chosen={as} options={[["words", "letters anywhere"], ["whole", "whole words"], ["regex", "regular expression"]]} />
       <Choice name="case" label="Case" chosen={query.has("case") ? "1" : ""} options={[["", "ignore"], ["1", "match"]]} />
-      </div>
+      </Controls>
       {pattern === null && <Missing>Nothing is searched yet. Type some words above.</Missing>}
-      {pattern instanceof Error && <p class="callout warning" role="alert">This is no regular expression: <Shown text={pattern.message} /></p>}
-      {progress && <Results context={context} progress={progress} pattern={pattern as RegExp} query={query} />}
+      {pattern instanceof Error && <p class="callout warning" role="alert">This is no regular expression: {visible(pattern.message)}</p>}
+      {progress && <Results progress={progress} pattern={pattern as RegExp} query={query} />}
       {pattern instanceof RegExp && !progress && <progress class="line" aria-label="Searching" />}
     </>
   );
 }
 
-function Results({ context, progress, pattern, query }: { context: Context; progress: Progress; pattern: RegExp; query: URLSearchParams }) {
+function Results({ progress, pattern, query }: { progress: Progress; pattern: RegExp; query: URLSearchParams }) {
   const side = query.get("side") ?? "both";
   const split = query.get("split") ?? "both";
   const hits = progress.hits.filter((h) => passes(side, h.side) && (split === "both" || (split === "discovery") === (h.split === 0)));
@@ -138,20 +140,20 @@ function Results({ context, progress, pattern, query }: { context: Context; prog
     <>
       {!progress.isDone && <progress class="line" max={progress.of} value={progress.done} aria-label="Searching" />}
       {progress.errors.slice(0, 3).map((error) => <Failure error={error} />)}
-      <p role="status" data-done={progress.isDone}><strong>{plural(hits.length, "text")}</strong>: {count(n[0])} base, {count(n[1])} intervention{progress.hits.length >= MAX_HITS && `, of the first ${count(MAX_HITS)} found`}</p>
-      <div class="controls">
+      <p role="status" data-done={progress.isDone}><strong>{plural(hits.length, "text")}</strong>: {bySides(n)}{progress.hits.length >= MAX_HITS && `, of the first ${count(MAX_HITS)} found`}</p>
+      <Controls>
       <SideChoice chosen={side} />
-      <Choice name="split" label="Texts of" chosen={split} options={[["both", "both"], ["discovery", "discovery"], ["validation", "the tests"]]} />
-      </div>
+      <Choice name="split" label="Texts of" chosen={split} options={["both", "discovery", ["validation", "the tests"]]} />
+      </Controls>
       {progress.isDone && hits.length === 0 && <Missing>No text holds this. <a href={changed({ as: null, case: null, side: null, split: null })}>Search without the restrictions</a></Missing>}
-      <Hits context={context} hits={shown} pattern={pattern} query={query} />
+      <Hits hits={shown} pattern={pattern} query={query} />
       <Pages page={page} n_pages={n_pages} />
     </>
   );
 }
 
-function Hits({ context, hits, pattern, query }: { context: Context; hits: Hit[]; pattern: RegExp; query: URLSearchParams }) {
-  const found = useRows(context.manifest, hits.map((h) => h.row));
+function Hits({ hits, pattern, query }: { hits: Hit[]; pattern: RegExp; query: URLSearchParams }) {
+  const found = useRows(hits.map((h) => h.row));
   let last = "";
   return (
     <div class="texts">

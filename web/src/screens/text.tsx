@@ -1,32 +1,32 @@
 // One text: what marks it, where it stands, and which hypotheses were judged on it.
 import { count, decimal, isNumber, plural, signed } from "../numbers";
 import { FINISHES, SPLITS, findRow, keyAt, type TextRow } from "../pack";
-import { Choice, Facts, Failure, Missing, NoSuch, Side, Title, pending, score, textLink, type Context, type Finding } from "../pieces";
-import { changed, href, useRoute } from "../route";
-import { findPattern, Marked, shorten, Shown, type Mark } from "../text";
+import { Choice, Facts, Failure, Missing, NoSuch, Side, Title, pending, score, textLink, type Finding } from "../pieces";
+import { changed, href, useQuery } from "../route";
+import { findings, manifest } from "../run";
+import { findPattern, Marked, shorten, visible, type Mark } from "../text";
 import { DifferenceText, TokenBars, TokenText } from "../tokens";
 import { useAsync, usePart, useRows } from "../use";
 import { evidenceMarks, useJudgedPlace } from "./hypothesis";
 import { drawFired, useFired } from "./components";
 import { searchPattern } from "./search";
+import { Eyebrow, Note } from "../layout";
 
-export function TextScreen({ context, id }: { context: Context; id: string }) {
-  const { manifest } = context;
+export function TextScreen({ id }: { id: string }) {
   const place = useAsync(() => findRow(manifest, id), [manifest, id]);
-  const found = useRows(manifest, isNumber(place.value) ? [place.value] : []);
+  const found = useRows(isNumber(place.value) ? [place.value] : []);
   const row = found.rows[0];
   const error = place.error ?? found.errors[0];
   if (place.value === null) return <NoSuch noun="text" id={id} home="texts" all="Search all texts" />;
   if (!row) return pending({ error }, "the text", "Text");
-  return <Known context={context} row={row} />;
+  return <Known row={row} />;
 }
 
-function Known({ context, row }: { context: Context; row: TextRow }) {
-  const { query } = useRoute();
-  const { manifest, findings } = context;
+function Known({ row }: { row: TextRow }) {
+  const query = useQuery();
   const prompts = usePart("prompt_keys");
-  const judged = useJudgedPlace(context, query.get("h"), row.row);
-  const inside = useFired(context, row.row, query.get("unit"), findings.findIndex((f) => f.id === query.get("h")));
+  const judged = useJudgedPlace(query.get("h"), row.row);
+  const inside = useFired(row.row, query.get("unit"), findings.findIndex((f) => f.id === query.get("h")));
   const q = query.get("q");
   const modes: [string, string][] = [];
   if (judged.value) modes.push(["evidence", "words of the claim"]);
@@ -42,11 +42,11 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
   const text = row.text;
   return (
     <>
-      <p class="eyebrow"><Side side={row.side} /><span>{SPLITS[row.split] === "validation" ? "fresh text, for testing" : `discovery text, round ${row.round}`}</span></p>
-      <Title class="quoted" dir="auto"><Shown text={row.prompt.text.trim() || "(empty prompt)"} /></Title>
+      <Eyebrow><Side side={row.side} /><span>{SPLITS[row.split] === "validation" ? "fresh text, for testing" : `discovery text, round ${row.round}`}</span></Eyebrow>
+      <Title class="quoted" dir="auto">{visible(row.prompt.text.trim() || "(empty prompt)")}</Title>
       {judged.value && (
-        <p class="callout">Judged for <a href={href(["h", judged.value.finding.id])}><Shown text={judged.value.finding.statement} /></a>
-          {judged.value.reason && <>. The judge's reason: <q><Shown text={judged.value.reason} /></q></>}</p>
+        <p class="callout">Judged for <a href={href(["h", judged.value.finding.id])}>{visible(judged.value.finding.statement)}</a>
+          {judged.value.reason && <>. The judge's reason: <q>{visible(judged.value.reason)}</q></>}</p>
       )}
       <Choice name="mark" label="Mark" chosen={mode} keys={modes.map(([name]) => (name === next ? "a" : ""))}
         options={modes.map(([name, shown]) => [name, shown])} />
@@ -66,14 +66,14 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
         ["cluster", row.split === 0 && row.label >= 0 ? <ClusterLink label={row.label} /> : "none"],
         ["prompt", promptLink ? <a href={promptLink} data-key="p">all texts of this prompt</a> : "unknown"],
       ]} />
-      {number !== null && prompts.value && <Others context={context} row={row} number={number} />}
+      {number !== null && prompts.value && <Others row={row} number={number} />}
       <h2>Hypotheses judged on this text</h2>
       {row.judged.length === 0 && <Missing>{row.split === 0 ? "None: discovery texts are never used to test." : "None."}</Missing>}
       <Judged row={row} findings={findings} of={(s) => s !== null && s >= 0.5} />
       {row.judged.some(({ score: s }) => s === null || s < 0.5) && (
         <details><summary>Those that it does not meet</summary><Judged row={row} findings={findings} of={(s) => s === null || s < 0.5} /></details>
       )}
-      <p class="quiet">Text <code>{row.key}</code></p>
+      <Note>Text <code>{row.key}</code></Note>
     </>
   );
 }
@@ -82,9 +82,9 @@ function Known({ context, row }: { context: Context; row: TextRow }) {
 function Component({ part, label, fired, choices }: ReturnType<typeof useFired>) {
   return (
     <>
-      {choices.length > 1 && <nav class="choice" aria-label="Component">{choices.map((unit) => <a href={changed({ unit, token: null })} aria-current={unit === label ? "true" : undefined}><Shown text={unit} /></a>)}</nav>}
+      {choices.length > 1 && <nav class="choice" aria-label="Component">{choices.map((unit) => <a href={changed({ unit, token: null })} aria-current={unit === label || undefined}>{visible(unit)}</a>)}</nav>}
       {pending(part, "its activations")}
-      {part.value && <p class="quiet"><a href={href(["component", label])}><Shown text={label} /></a> {fired ? `fires on ${plural(fired.values.reduce((n, v) => n + (v ? 1 : 0), 0), "token")} of this text${fired.hasPieces ? "" : ", but which words they are is unknown"}.` : "was not looked at on this text."} More colour is stronger; values of the other sign than the strongest are underlined.</p>}
+      {part.value && <Note><a href={href(["component", label])}>{visible(label)}</a> {fired ? `fires on ${plural(fired.values.reduce((n, v) => n + (v ? 1 : 0), 0), "token")} of this text${fired.hasPieces ? "" : ", but which words they are is unknown"}.` : "was not looked at on this text."} More colour is stronger; values of the other sign than the strongest are underlined.</Note>}
     </>
   );
 }
@@ -93,7 +93,7 @@ function Judged({ row, findings, of }: { row: TextRow; findings: Finding[]; of: 
   return (
     <ul class="plainlist">
       {row.judged.map(({ finding, score: s }) => findings[finding] && of(s) && (
-        <li data-row><a href={textLink(row, { h: findings[finding].id })} data-open dir="auto"><Shown text={findings[finding].statement} /></a> <span class="quiet nowrap">{score(s)}</span></li>
+        <li data-row><a href={textLink(row, { h: findings[finding].id })} data-open dir="auto">{visible(findings[finding].statement)}</a> <span class="quiet nowrap">{score(s)}</span></li>
       ))}
     </ul>
   );
@@ -113,25 +113,25 @@ function Differences({ row, reason }: { row: TextRow; reason: string | null }) {
   if (row.tokens) return (
     <>
       <TokenBars tokens={row.tokens} />
-      {!row.tokens.hasPieces && <p class="quiet">Which words the tokens are is unknown: {reason ? <Shown text={reason} /> : "the tokenizer spells this text differently"}.</p>}
+      {!row.tokens.hasPieces && <Note>Which words the tokens are is unknown: {reason ? visible(reason) : "the tokenizer spells this text differently"}.</Note>}
     </>
   );
   const [base, intervention] = row.logprobs;
-  if (Number.isFinite(base) && Number.isFinite(intervention)) return <p class="quiet">The whole text differs by {signed(intervention - base)} nats; differences per token are not known.</p>;
-  return <p class="quiet">This text was not scored under both models{row.split === 1 && ": only discovery texts are"}, so there is no difference per token.</p>;
+  if (Number.isFinite(base) && Number.isFinite(intervention)) return <Note>The whole text differs by {signed(intervention - base)} nats; differences per token are not known.</Note>;
+  return <Note>This text was not scored under both models{row.split === 1 && ": only discovery texts are"}, so there is no difference per token.</Note>;
 }
 
 function ClusterLink({ label }: { label: number }) {
   const part = usePart("clusters");
   const cluster = part.value?.values.clusters.find((c: any) => c.level === "text" && c.label === label);
-  return cluster ? <a href={href(["c", cluster.id])}><Shown text={cluster.id} /></a> : <>{label}</>;
+  return cluster ? <a href={href(["c", cluster.id])}>{visible(cluster.id)}</a> : <>{label}</>;
 }
 
 const N_OTHERS = 8;
 
 /** Other texts of the same prompt: the coupled one first, then a few of either side. */
-function Others({ context, row, number }: { context: Context; row: TextRow; number: number }) {
-  const part = usePart(`prompts/${Math.floor(number / context.manifest.prompts_per_part)}`).value;
+function Others({ row, number }: { row: TextRow; number: number }) {
+  const part = usePart(`prompts/${Math.floor(number / manifest.prompts_per_part)}`).value;
   let partner = -1;
   let others: number[] = [];
   if (part) {
@@ -144,7 +144,7 @@ function Others({ context, row, number }: { context: Context; row: TextRow; numb
     const all = Array.from(columns.text_row.subarray(from, to)).filter((r) => r !== row.row && r !== partner);
     others = [...(partner >= 0 ? [partner] : []), ...all.slice(0, N_OTHERS)];
   }
-  const found = useRows(context.manifest, others);
+  const found = useRows(others);
   if (!part || others.length === 0) return null;
   return (
     <section>
@@ -152,7 +152,7 @@ function Others({ context, row, number }: { context: Context; row: TextRow; numb
       {found.errors.map((error) => <Failure error={error} />)}
       <ul class="plainlist">
         {found.rows.map((other) => other && (
-          <li><a href={textLink(other)}><Side side={other.side} />{" "}{other.row === partner && <strong> the same random numbers: </strong>} <span dir="auto"><Shown text={shorten(other.text ?? "(words not in this file)")} /></span></a></li>
+          <li><a href={textLink(other)}><Side side={other.side} />{" "}{other.row === partner && <strong> the same random numbers: </strong>} <span dir="auto">{visible(shorten(other.text ?? "(words not in this file)"))}</span></a></li>
         ))}
       </ul>
     </section>

@@ -1,30 +1,31 @@
 // The first screen: what was found, how sure it is, and the same procedure where nothing changed.
 import { Axis, Effect, Rug, fitScale, type Scale } from "../marks";
 import { count, decimal, duration, interval, isNumber, money, pValue, percent, points } from "../numbers";
-import { Missing, Spans, Title, tone, type Context, type Finding } from "../pieces";
-import { href } from "../route";
-import { Shown } from "../text";
-import { DataTable, type Column } from "../table";
+import { Missing, Spans, Title, tone, type Finding } from "../pieces";
+import { href, useQuery } from "../route";
+import { findings, manifest, verdict } from "../run";
+import { visible } from "../text";
+import { DataTable, figure, type Column } from "../table";
+import { Eyebrow, Head, Region, Soft, Warning } from "../layout";
 
-export function effectScale(context: Context): Scale {
-  const all = [...context.findings, ...context.verdict.null_findings];
+export function effectScale(): Scale {
+  const all = [...findings, ...verdict.null_findings];
   return fitScale(all.flatMap((f) => [f.ci_low, f.ci_high]));
 }
 
-export function VerdictScreen(context: Context) {
-  const { manifest, verdict, findings } = context;
+export function VerdictScreen() {
   const confirmed = findings.filter((f) => f.status === "confirmed");
   const nulls = verdict.null_findings as Finding[];
-  const scale = effectScale(context);
+  const scale = effectScale();
   return (
     <>
-      <p class="eyebrow"><span>audit of <bdi><Shown text={manifest.models[1]} /></bdi></span></p>
+      <Eyebrow><span>audit of <bdi>{visible(manifest.models[1])}</bdi></span></Eyebrow>
       <Title>{verdict.headline}</Title>
       <p class="lead"><Spans line={verdict.lead} /></p>
-      {verdict.warnings.map((line: [string, string][]) => <p class="callout warning"><Spans line={line} /></p>)}
-      <Tiles {...context} />
+      {verdict.warnings.map((line: [string, string][]) => <Warning><Spans line={line} /></Warning>)}
+      <Tiles />
       {confirmed.length > 0 ? (
-        <Findings findings={confirmed} nulls={nulls} scale={scale} context={context} />
+        <Findings findings={confirmed} nulls={nulls} scale={scale} />
       ) : verdict.nothing ? <p><Spans line={verdict.nothing} /></p> : <Missing>Texts of both sides are needed before anything is tested.</Missing>}
       <p><Spans line={verdict.null} /></p>
       {findings.length > confirmed.length && (
@@ -34,12 +35,12 @@ export function VerdictScreen(context: Context) {
   );
 }
 
-function Findings({ findings, nulls, scale, context }: { findings: Finding[]; nulls: Finding[]; scale: Scale; context: Context }) {
-  const minEffect = context.verdict.validate.min_effect;
+function Findings({ findings, nulls, scale }: { findings: Finding[]; nulls: Finding[]; scale: Scale }) {
+  const minEffect = verdict.validate.min_effect;
   return (
     <section aria-labelledby="changed">
       <h2 id="changed">What changed</h2>
-      <div class="wrap" tabIndex={0} role="region" aria-label="Confirmed findings">
+      <Region label="Confirmed findings">
         <table class="forest">
           <caption>Share of intervention texts minus share of base texts that meet each claim, in percentage points, with 95% intervals.
             {isNumber(minEffect) && minEffect > 0 && <> The band is the smallest effect of interest, ±{points(minEffect, "").slice(1)}.</>}</caption>
@@ -48,27 +49,27 @@ function Findings({ findings, nulls, scale, context }: { findings: Finding[]; nu
             {findings.map((f, i) => (
               <tr data-row>
                 <td class="n quiet">{i + 1}</td>
-                <th scope="row"><a href={href(["h", f.id])} data-open dir="auto"><Shown text={f.statement} /></a></th>
+                <Head><a href={href(["h", f.id])} data-open dir="auto">{visible(f.statement)}</a></Head>
                 <td><Effect scale={scale} effect={f.effect} low={f.ci_low} high={f.ci_high} tone={tone(f)} minEffect={minEffect} /></td>
                 <td class="n">{percent(f.share_base)}</td>
                 <td class="n">{percent(f.share_intervention)}</td>
-                <td class="n"><strong>{points(f.effect, "")}</strong><br /><span class="quiet">{interval(f.ci_low, f.ci_high)}</span></td>
+                <td class="n"><strong>{points(f.effect, "")}</strong><br /><Soft>{interval(f.ci_low, f.ci_high)}</Soft></td>
                 <td class="n">{pValue(f.p_adjusted)}</td>
               </tr>
             ))}
             {nulls.length > 0 && (
               <tr class="null">
                 <td />
-                <th scope="row">Null control: base against base, {count(nulls.length)} hypotheses tested, {count(nulls.filter((f) => f.status === "confirmed").length)} confirmed</th>
+                <Head>Null control: base against base, {count(nulls.length)} hypotheses tested, {count(nulls.filter((f) => f.status === "confirmed").length)} confirmed</Head>
                 <td><Rug scale={scale} effects={nulls.map((f) => f.effect)} /></td>
                 <td /><td />
-                <td class="n">{points(extreme(nulls), "")}<br /><span class="quiet">largest</span></td>
+                <td class="n">{points(extreme(nulls), "")}<br /><Soft>largest</Soft></td>
                 <td />
               </tr>
             )}
           </tbody>
         </table>
-      </div>
+      </Region>
     </section>
   );
 }
@@ -79,7 +80,7 @@ export function extreme(nulls: Finding[]): number | null {
   return known.length ? known.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a)) : null;
 }
 
-function Tiles({ manifest, verdict, findings }: Context) {
+function Tiles() {
   const summary = verdict.summary;
   const seconds = Object.values(summary.seconds ?? {}).filter(isNumber);
   const costs = ["cheap", "expensive"].map((tier) => summary.judge?.[tier]?.cost_usd);
@@ -101,29 +102,29 @@ function Tiles({ manifest, verdict, findings }: Context) {
 
 const STATUSES = "Rejected: the interval leaves no room for an effect of interest in the claimed direction. Inconclusive: the texts cannot tell.";
 
-export function HypothesesScreen({ context, of }: { context: Context; of: string }) {
-  const isNull = of === "null";
-  const findings: Finding[] = isNull ? context.verdict.null_findings : context.findings;
-  const scale = effectScale(context);
+export function HypothesesScreen() {
+  const isNull = useQuery().get("of") === "null";
+  const shown: Finding[] = isNull ? verdict.null_findings : findings;
+  const scale = effectScale();
   const columns: Column<Finding>[] = [
-    { key: "claim", name: "Claim", value: (f) => f.statement, cell: (f) => isNull ? <Shown text={f.statement} /> : <a href={href(["h", f.id])} data-open dir="auto"><Shown text={f.statement} /></a> },
+    { key: "claim", name: "Claim", value: (f) => f.statement, cell: (f) => isNull ? visible(f.statement) : <a href={href(["h", f.id])} data-open dir="auto">{visible(f.statement)}</a> },
     { key: "status", name: "Status", value: (f) => f.status, cell: (f) => <span class={`status ${f.status}`}>{f.status}{f.incomplete && ", incomplete"}</span> },
-    { key: "scope", name: "Prompts", value: (f) => f.scope ?? "all", cell: (f) => f.scope === null ? "all" : <Shown text={f.scope} /> },
+    { key: "scope", name: "Prompts", value: (f) => f.scope ?? "all", cell: (f) => f.scope === null ? "all" : visible(f.scope) },
     { key: "drawn", name: "Effect and 95% interval", value: null, cell: (f) => <Effect scale={scale} effect={f.effect} low={f.ci_low} high={f.ci_high} tone={isNull ? "muted" : tone(f)} width={180} /> },
     { key: "effect", name: "Effect", numeric: true, value: (f) => f.effect, cell: (f) => points(f.effect, "") },
-    { key: "auc", name: "AUC", numeric: true, value: (f) => f.auc, cell: (f) => decimal(f.auc) },
-    { key: "p", name: "Adj. p", numeric: true, value: (f) => f.p_adjusted, cell: (f) => pValue(f.p_adjusted) },
-    { key: "n", name: "Texts", numeric: true, value: (f) => f.n_texts },
-    { key: "cost", name: "Cost", numeric: true, value: (f) => f.cost_usd, cell: (f) => money(f.cost_usd) },
+    figure("auc", "AUC", (f) => f.auc, decimal),
+    figure("p", "Adj. p", (f) => f.p_adjusted, pValue),
+    figure("n", "Texts", (f) => f.n_texts),
+    figure("cost", "Cost", (f) => f.cost_usd, money),
   ];
   return (
     <>
-      <p class="eyebrow">{isNull ? "base against base" : "base against intervention"}</p>
+      <Eyebrow>{isNull ? "base against base" : "base against intervention"}</Eyebrow>
       <Title>{isNull ? "Hypotheses of the null control" : "Hypotheses"}</Title>
       <p>{isNull
         ? <>Nothing differs here but the random stream, so every confirmed one is a false alarm. Their texts are not part of the run. <a href={href(["hypotheses"])}>The audit's own hypotheses</a></>
         : <>{STATUSES} <a href={href(["hypotheses"], { of: "null" })}>Those of the null control</a></>}</p>
-      <DataTable caption="Strongest first" noun={["hypothesis", "hypotheses"]} columns={columns} rows={findings} sort="" />
+      <DataTable caption="Strongest first" noun={["hypothesis", "hypotheses"]} columns={columns} rows={shown} sort="" />
     </>
   );
 }

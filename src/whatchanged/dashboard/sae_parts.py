@@ -27,6 +27,10 @@ from whatchanged.saes.report import CAPTIONS, FEW_TEXTS, SPECIALISTS_RESPOND, wa
 MAX_SPECIALISTS = 20_000
 TEXTS_PER_PART = 200
 QUALITY = ("explained_variance", "l0", "loss_recovered", "dead_share")
+_OF_SAE = (
+    "sae", "hook_point", *QUALITY, "n_specialists", "n_shuffles", "n_shuffles_with_any",
+    "n_ablated", "n_used",
+)  # fmt: skip
 _TABLES = (
     "rankings", "categories", "controls", "ablations", "layers", "concepts", "overlap", "changes",
 )  # fmt: skip
@@ -135,9 +139,8 @@ class SaePack:
 
     def _table(self, name: str) -> bytes:
         if name == "saes":
-            rows = [{key: value for key, value in row.items() if key != "changes"}
-                    for row in self._run.summary["saes"]]  # fmt: skip
-            return encode_table(pd.DataFrame(rows), without=())
+            rows = pd.DataFrame(self._run.summary["saes"], columns=list(_OF_SAE))
+            return encode_table(rows, without=())
         if name == "categories":
             return encode_table(self._categories)
         return encode_table(self._run.read_table(f"saes/{name}"))

@@ -27,6 +27,7 @@ from whatchanged.divergence import (
     match_pairs,
 )
 from whatchanged.hypothesize import build_contrasts, propose_all
+from whatchanged.interim import plan_block
 from whatchanged.prompts import groups_in_both_splits
 from whatchanged.records import (
     Finding,
@@ -37,12 +38,7 @@ from whatchanged.rounds import Decision, close_round, open_rounds
 from whatchanged.sample import RoundQuality, no_evidence
 from whatchanged.seen import classify_sides, collect_evidence
 from whatchanged.truth import Behaviour, match_behaviours, unmatched_confirmed
-from whatchanged.validate import (
-    plan_validation,
-    pool_counts,
-    select_texts,
-    validate_hypotheses,
-)
+from whatchanged.validate import plan_validation, select_texts, stand, validate_hypotheses
 from whatchanged.verdicts import empty_verdicts, grade_texts
 from whatchanged.views import Embedded, PreviousViews, Views, cluster_views, name_clusters
 
@@ -241,25 +237,35 @@ def test(
 ) -> tuple[pd.DataFrame, list[Finding]]:
     """The fresh texts, and the findings on them."""
     plans = plan_validation(hypotheses, pool.prompts, config.validation)
-    with clock.stage("decode"):
-        fresh = pool.decode(config, "validation", pool.in_split("validation"), pool_counts(plans))
-    with clock.stage("judge"):
-        verdicts = [
-            grade_texts(
-                hypothesis, select_texts(fresh, plan), pool.models.cheap, pool.models.expensive,
-                config.judge, seed=config.seed,
-            )
-            for hypothesis, plan in zip(hypotheses, plans, strict=True)
-        ]  # fmt: skip
+    bank, is_paired = pool.in_split("validation"), pool.is_coupled(config)
+    fresh, verdicts = empty_texts(), empty_verdicts()
+    for n_looks in range(len(config.validation.looks.at)):
+        with clock.stage("validate"):
+            block = plan_block(
+                stand(
+                    hypotheses, plans, verdicts, fresh, config.validation, config.seed,
+                    is_paired=is_paired, n_looks=n_looks,
+                )
+            )  # fmt: skip
+        with clock.stage("decode"):
+            new = pool.decode(config, "validation", bank, block.counts, block.already, n_looks)
+        fresh = _join(fresh, new)
+        claims = {hypothesis.id: hypothesis for hypothesis in hypotheses}
+        with clock.stage("judge"):
+            graded = [
+                grade_texts(
+                    claims[plan.hypothesis_id], select_texts(fresh, plan),
+                    pool.models.cheap, pool.models.expensive, config.judge, seed=config.seed,
+                )
+                for plan in block.plans
+            ]  # fmt: skip
+        for part in graded:
+            verdicts = _join(verdicts, part)
     with clock.stage("validate"):
         findings = validate_hypotheses(
-            hypotheses,
-            pd.concat(verdicts, ignore_index=True) if verdicts else empty_verdicts(),
-            fresh,
-            config.validation,
-            config.seed,
-            is_paired=pool.is_coupled(config),
-        )
+            hypotheses, verdicts, fresh, config.validation, config.seed,
+            is_paired=is_paired, plans=plans,
+        )  # fmt: skip
     return fresh, findings
 
 

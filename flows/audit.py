@@ -24,7 +24,7 @@ from tasks.judge import judge
 from tasks.prompts import split
 from tasks.report import Explored, Found, Tested, report
 from tasks.sample import allot_screen, sample
-from tasks.validate import plan_fresh, validate
+from tasks.validate import next_block, plan_fresh, validate
 
 
 @flow(
@@ -47,7 +47,7 @@ def audit(
         found.append(Found(job.null, clustered, hypothesize(job, job.null, prompts, clustered)))
     tested: list[Tested] = []
     for part in found:
-        tested.append(test(job, prompts, part, tested[0].plan if tested else None))
+        tested.append(test(job, prompts, part, tested[0] if tested else None))
     summary = report(job, prompts, explored, tested)
     collect(open_collection(summary["run"], []))
     if job.config.report.dashboard:
@@ -97,15 +97,21 @@ def repeat(
     return cluster(job, comparison, decoded, embedded, None, len(allocations) - 2, Screened())
 
 
-def test(job: Job, prompts: Manifest, found: Found, beside: Manifest | None) -> Tested:
-    """Fresh texts of unseen prompts, judged blind, tested; for a null control, no more of them than
-    the plan `beside` it decodes."""
+def test(job: Job, prompts: Manifest, found: Found, beside: Tested | None) -> Tested:
+    """Fresh texts of unseen prompts, judged blind and tested, in blocks until every hypothesis is
+    decided; for a null control, within what was decoded `beside` it."""
     comparison, hypotheses = found.comparison, found.hypotheses
-    plan = plan_fresh(job, comparison, prompts, hypotheses, beside)
-    fresh = decode(job, comparison, prompts, plan, "validation", 0)
-    verdicts = judge(job, comparison, hypotheses, plan, fresh)
+    plan = plan_fresh(job, comparison, prompts, hypotheses, beside.blocks if beside else [])
+    known = beside.fresh if beside else []
+    blocks: list[Manifest] = []
+    fresh: list[Manifest] = []
+    verdicts: list[Manifest] = []
+    while (block := next_block(job, comparison, hypotheses, plan, verdicts, fresh, len(blocks))).n:
+        fresh += decode(job, comparison, prompts, block, "validation", len(blocks), known)
+        verdicts += judge(job, comparison, hypotheses, block, fresh)
+        blocks.append(block)
     findings = validate(job, comparison, hypotheses, plan, verdicts, fresh)
-    return Tested(found, plan, fresh, verdicts, findings)
+    return Tested(found, plan, blocks, fresh, verdicts, findings)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,14 @@ from tasks.job import SIDES, Comparison, Job
 from tasks.prompts import load_prompts
 from tasks.showing import follow
 from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
-from whatchanged.decode import empty_texts, plan_chunks, plan_requests, tabulate_texts
+from whatchanged.decode import (
+    empty_texts,
+    plan_chunks,
+    plan_requests,
+    tabulate_texts,
+    take_known,
+)
+from whatchanged.keys import content_key
 from whatchanged.models.loading import describe_decoder, load_decoder
 from whatchanged.records import Chunk, Purpose
 from whatchanged.store.artifacts import ArtifactStore
@@ -27,12 +35,16 @@ def decode(
     allocation: Manifest,
     purpose: Purpose,
     round_index: int,
+    known: Sequence[Manifest] = (),
 ) -> list[Manifest]:
-    """Decode an allocation on both sides: one manifest per chunk, base first."""
+    """Decode an allocation on both sides, but for the texts that are in the chunks `known`: one
+    manifest per chunk, base first."""
     detail = f"{comparison.name}, {purpose}, round {round_index}"
     with job.progress.stage("decode", detail) as bar:
         settings = job.decode_settings(purpose)
-        chunks = _plan(job, comparison, prompts, allocation, purpose, round_index, settings)
+        taken, chunks = _plan(
+            job, comparison, prompts, allocation, purpose, round_index, settings, known
+        )
         started = [
             start(
                 job.store,
@@ -50,7 +62,8 @@ def decode(
             for number, chunk in enumerate(chunks)
         ]
         stage = f"decode-{comparison.name}-{purpose}"
-        return [job.progress.note("decode", one) for one in follow(started, stage, "texts", bar)]
+        done = [job.progress.note("decode", one) for one in follow(started, stage, "texts", bar)]
+        return [*taken, *done]
 
 
 def load_texts(store: ArtifactStore, decoded: list[Manifest]) -> pd.DataFrame:
@@ -67,31 +80,38 @@ def _plan(
     purpose: Purpose,
     round_index: int,
     settings: DecodeConfig,
-) -> list[Chunk]:
+    known: Sequence[Manifest],
+) -> tuple[list[Manifest], list[Chunk]]:
+    """The known texts, side by side, and the chunks to decode."""
     plan = job.store.get_json(allocation.key)
     split = "validation" if purpose == "validation" else "discovery"
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == split]
-    return [
-        chunk
-        for side in SIDES
-        for chunk in plan_chunks(
-            plan_requests(
-                bank,
-                plan["counts"],
-                plan["already"],
-                decoder_identity=describe_decoder(
-                    comparison.models[side], settings, job.config.prompts.format
-                ),
-                seed=job.config.seed,
-                stream=comparison.noise[side],
-                purpose=purpose,
+    texts, taken, chunks = load_texts(job.store, list(known)), [], []
+    for side in SIDES:
+        requests = plan_requests(
+            bank,
+            plan["counts"],
+            plan["already"],
+            decoder_identity=describe_decoder(
+                comparison.models[side], settings, job.config.prompts.format
             ),
+            seed=job.config.seed,
+            stream=comparison.noise[side],
+            purpose=purpose,
+        )
+        found, requests = take_known(requests, texts, side=side, round_index=round_index)
+        if len(found):
+            key = content_key("known/1", side, purpose, round_index, found["text_key"].tolist())
+            job.store.put_table(key, found)
+            taken.append(Manifest(key=key, n=len(found), cached=True))
+        chunks += plan_chunks(
+            requests,
             side=side,
             split=purpose,
             round_index=round_index,
             chunk_texts=job.config.decode.chunk_texts,
         )
-    ]
+    return taken, chunks
 
 
 @task(name="decode", **CACHED, **RETRIED)

@@ -22,10 +22,10 @@ from whatchanged.models.loading import describe_judge, load_judge
 from whatchanged.models.prices import load_prices
 from whatchanged.models.protocols import Judge
 from whatchanged.progress import StageBar
-from whatchanged.records import Tier
+from whatchanged.records import Tier, ValidationPlan
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.summary import Bill
-from whatchanged.validate import ValidationPlan, select_texts
+from whatchanged.validate import select_texts
 from whatchanged.verdicts import TIERS, ask_texts, count_calls, empty_verdicts, grade_texts
 from whatchanged.waves import next_questions
 
@@ -76,7 +76,7 @@ def load_inquiry(
 
 
 def load_plans(store: ArtifactStore, manifest: Manifest) -> list[ValidationPlan]:
-    """The plans that `validate.plan_fresh` stored, one per hypothesis."""
+    """The plans that `validate` stored: of all fresh texts, or of a block of them."""
     return [
         ValidationPlan(**{**row, "prompt_keys": tuple(row["prompt_keys"])})
         for row in store.get_json(manifest.key)["plans"]
@@ -109,7 +109,7 @@ def _judge_as_cascade(
     bar: StageBar,
 ) -> list[Manifest]:
     settings = job.config.judge
-    ids = [hypothesis.id for hypothesis in load_hypotheses(job, hypotheses)]
+    ids = [own.hypothesis_id for own in load_plans(job.store, plan)]
     started = []
     for number, batch in enumerate(_batches(ids)):
         key = content_key(

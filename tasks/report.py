@@ -54,10 +54,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Tested:
-    """What was found, the plan of fresh texts, they, the verdicts on them, and the findings."""
+    """What was found, the plan of fresh texts, the blocks of it that were decoded, these texts, the
+    verdicts on them, and the findings."""
 
     found: Found
     plan: Manifest
+    blocks: list[Manifest]
     fresh: list[Manifest]
     verdicts: list[Manifest]
     findings: Manifest

@@ -10,11 +10,17 @@ from tasks.caching import CACHED, Manifest, recall, remember, start
 from tasks.decode import load_texts
 from tasks.hypothesize import load_hypotheses
 from tasks.job import Comparison, Job
-from tasks.judge import load_inquiry, load_verdicts
+from tasks.judge import load_inquiry, load_plans, load_verdicts
 from tasks.prompts import load_prompts
+from whatchanged.interim import plan_block, sum_counts
 from whatchanged.keys import content_key
 from whatchanged.summary import json_row
-from whatchanged.validate import limit_plans, plan_validation, pool_counts, validate_hypotheses
+from whatchanged.validate import (
+    limit_plans,
+    plan_validation,
+    stand,
+    validate_hypotheses,
+)
 from whatchanged.waves import settle
 
 
@@ -23,17 +29,17 @@ def plan_fresh(
     comparison: Comparison,
     prompts: Manifest,
     hypotheses: Manifest,
-    beside: Manifest | None,
+    beside: list[Manifest],
 ) -> Manifest:
-    """The fresh texts that every hypothesis is tested on, as an allocation of texts; for a null
-    control, within what the plan `beside` it decodes."""
+    """The fresh texts that every hypothesis is tested on, if it is not decided before; for a null
+    control, within what the audit decoded in its blocks, `beside` it."""
     with job.progress.stage("validate", f"plan {comparison.name}"):
         key = content_key(
-            "plan_fresh/3",
+            "plan_fresh/4",
             job.config.validation.model_dump(mode="json"),
             prompts.key,
             hypotheses.key,
-            beside.key if beside else None,
+            [block.key for block in beside],
         )
         return start(
             job.store,
@@ -43,6 +49,43 @@ def plan_fresh(
             prompts=prompts,
             hypotheses=hypotheses,
             beside=beside,
+            job=job,
+        ).result()
+
+
+def next_block(
+    job: Job,
+    comparison: Comparison,
+    hypotheses: Manifest,
+    plan: Manifest,
+    judged: list[Manifest],
+    fresh: list[Manifest],
+    n_looks: int,
+) -> Manifest:
+    """The fresh texts to decode and look at next, after `n_looks` looks, as an allocation of texts;
+    `n` is the number of hypotheses that they are for, 0 where all is decided."""
+    with job.progress.stage("validate", f"look {n_looks} {comparison.name}"):
+        key = content_key(
+            "next_block/1",
+            comparison.is_coupled,
+            job.config.tested.model_dump(mode="json"),
+            job.config.seed,
+            n_looks,
+            hypotheses.key,
+            plan.key,
+            [part.key for part in judged],
+        )
+        return start(
+            job.store,
+            _next_block,
+            key,
+            f"look {n_looks} {comparison.name}",
+            hypotheses=hypotheses,
+            plan=plan,
+            judged=judged,
+            fresh=fresh,
+            n_looks=n_looks,
+            comparison=comparison,
             job=job,
         ).result()
 
@@ -59,7 +102,7 @@ def validate(
     with job.progress.stage("validate", comparison.name):
         way = job.config.judge.way
         key = content_key(
-            "validate/5",
+            "validate/6",
             comparison.is_coupled,
             job.config.validation.model_dump(mode="json"),
             # How verdicts were come by decides how they are tested.
@@ -86,19 +129,45 @@ def validate(
 
 @task(name="plan fresh texts", **CACHED)
 def _plan_fresh(
-    key: str, prompts: Manifest, hypotheses: Manifest, beside: Manifest | None, job: Job
+    key: str, prompts: Manifest, hypotheses: Manifest, beside: list[Manifest], job: Job
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
     config = job.config.validation
     plans = plan_validation(load_hypotheses(job, hypotheses), load_prompts(job, prompts), config)
     if beside:
-        plans = limit_plans(plans, job.store.get_json(beside.key)["counts"], config)
-    counts = pool_counts(plans)
-    job.store.put_json(
-        key, {"counts": counts, "already": {}, "plans": [asdict(plan) for plan in plans]}
+        there = [job.store.get_json(block.key)["counts"] for block in beside]
+        plans = limit_plans(plans, sum_counts(there), config)
+    job.store.put_json(key, {"plans": [asdict(plan) for plan in plans]})
+    return remember(job.store, Manifest(key=key, n=len(plans)))
+
+
+@task(name="look", **CACHED)
+def _next_block(
+    key: str,
+    hypotheses: Manifest,
+    plan: Manifest,
+    judged: list[Manifest],
+    fresh: list[Manifest],
+    n_looks: int,
+    comparison: Comparison,
+    job: Job,
+) -> Manifest:
+    if known := recall(job.store, key):
+        return known
+    standings = stand(
+        load_hypotheses(job, hypotheses),
+        load_plans(job.store, plan),
+        load_verdicts(job.store, judged),
+        load_texts(job.store, fresh),
+        job.config.tested,
+        job.config.seed,
+        is_paired=comparison.is_coupled,
+        n_looks=n_looks,
     )
-    return remember(job.store, Manifest(key=key, n=sum(counts.values())))
+    block = plan_block(standings)
+    job.store.put_json(key, asdict(block))
+    return remember(job.store, Manifest(key=key, n=len(block.plans)))
 
 
 @task(name="validate", **CACHED)
@@ -124,6 +193,7 @@ def _validate(
             job.config.validation,
             job.config.seed,
             is_paired=comparison.is_coupled,
+            plans=load_plans(job.store, plan),
         )
     n_confirmed = sum(finding.status == "confirmed" for finding in findings)
     get_run_logger().info("%d of %d hypotheses confirmed", n_confirmed, len(findings))

@@ -227,6 +227,32 @@ class JudgeConfig(Block):
         return self
 
 
+class LooksConfig(Block):
+    """When fresh texts are looked at (`whatchanged.interim`): after the shares `at` of those that
+    are planned for a hypothesis, at which up to `alpha_spent` of alpha may be spent. A hypothesis
+    whose chance to be confirmed by all of them is below `least_chance` is given up. One look at 1
+    is the fixed test."""
+
+    at: tuple[float, ...] = (0.25, 0.5, 1.0)
+    alpha_spent: tuple[float, ...] = (0.1, 0.3, 1.0)
+    least_chance: float = Field(0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _looks_grow_to_all(self) -> Self:
+        if list(self.at) != sorted({*self.at}) or not self.at or self.at[0] <= 0:
+            raise ValueError(f"at must increase from above 0, not {list(self.at)}")
+        spent = self.alpha_spent
+        if list(spent) != sorted(spent) or not spent or spent[0] <= 0:
+            raise ValueError(f"alpha_spent must not decrease from above 0, not {list(spent)}")
+        if len(spent) != len(self.at) or self.at[-1] != 1 or spent[-1] != 1:
+            raise ValueError("at and alpha_spent must have one entry per look, the last of them 1")
+        return self
+
+
+# The fixed test: everything is decoded, then looked at once.
+AT_ONCE = LooksConfig(at=(1.0,), alpha_spent=(1.0,))
+
+
 class ValidateConfig(Block):
     """The test on fresh texts. `min_effect` is the smallest share difference of interest."""
 
@@ -236,6 +262,7 @@ class ValidateConfig(Block):
     min_effect: float = Field(0.01, ge=0, lt=1)
     n_permutations: int = Field(50_000, ge=100)
     null_control: bool = True
+    looks: LooksConfig = LooksConfig()
 
 
 class ContributionsConfig(Block):
@@ -325,6 +352,12 @@ class AuditConfig(Block):
             "judge.expensive": self.judge.expensive,
         }
         return {key: api for key, api in blocks.items() if api.is_api}
+
+    @property
+    def tested(self) -> ValidateConfig:
+        """How fresh texts are tested. Judging in waves stops hypotheses by looks of its own."""
+        at_once = {"looks": AT_ONCE} if self.judge.way == "waves" else {}
+        return self.validation.model_copy(update=at_once)
 
     def n_screen_texts(self, n_prompts: int) -> int:
         """Short texts of the screen on each of `n_prompts` discovery prompts and side: at most a

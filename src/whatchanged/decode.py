@@ -86,6 +86,18 @@ def plan_chunks(
     ]
 
 
+def take_known(
+    requests: Sequence[DecodeRequest], known: pd.DataFrame, *, side: Side, round_index: int
+) -> tuple[pd.DataFrame, list[DecodeRequest]]:
+    """The rows of `known` texts that are asked for, in the order of the requests and now of this
+    side and round, and the requests that are left."""
+    rows = known.drop_duplicates("text_key").set_index("text_key", drop=False)
+    found = [request.text_key for request in requests if request.text_key in rows.index]
+    taken = rows.loc[found].assign(side=side, round=round_index).reset_index(drop=True)
+    names = set(found)
+    return taken, [request for request in requests if request.text_key not in names]
+
+
 def tabulate_texts(chunk: Chunk, completions: Sequence[Completion]) -> pd.DataFrame:
     """One row per request of the chunk: the texts table, with the reason of each failed text.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from whatchanged.cascade import permanent_order
 from whatchanged.config import JudgeConfig, ValidateConfig
+from whatchanged.interim import permuted_p
 from whatchanged.keys import content_key, seed_from_key
-from whatchanged.permute import permutation_p_value
-from whatchanged.records import Direction, Hypothesis, Tier
-from whatchanged.validate import ValidationPlan, permutation_seed, select_texts
+from whatchanged.records import Hypothesis, Tier, ValidationPlan
+from whatchanged.validate import select_texts
 
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -126,31 +125,11 @@ def order_seed(claim: Hypothesis, seed: int) -> int:
 
 def permuted_mean_p(read: Case, scores: FloatArray, inquiry: Inquiry) -> float:
     """The one-sided p-value of the intervention's mean score, under permutation within strata."""
-    return _permuted_p(
-        scores.astype(np.float64).tobytes(),
-        read.is_intervention.tobytes(),
-        read.strata.astype(np.int64).tobytes(),
-        read.claim.direction,
-        inquiry.validation.n_permutations,
-        permutation_seed(read.claim, inquiry.seed),
-    )
-
-
-# A replay comes by the looks of those before it.
-@lru_cache(maxsize=512)
-def _permuted_p(
-    scores: bytes, sides: bytes, strata: bytes, direction: Direction, n_draws: int, seed: int
-) -> float:
     # Means: among hundreds of surely negative texts, ranks tell apart what is not different.
-    return permutation_p_value(
-        np.frombuffer(scores, dtype=np.float64),
-        np.frombuffer(sides, dtype=np.bool_),
-        np.frombuffer(strata, dtype=np.int64),
-        n_draws=n_draws,
-        rng=np.random.default_rng(seed),
-        alternative="greater" if direction == "more" else "less",
-        statistic="mean",
-    )
+    return permuted_p(
+        scores, read.is_intervention, read.strata, read.claim,
+        inquiry.validation.n_permutations, inquiry.seed, "mean",
+    )  # fmt: skip
 
 
 def _collect(claim: Hypothesis, plan: ValidationPlan, inquiry: Inquiry, known: Scores) -> Case:

@@ -96,7 +96,8 @@ def plan_audit(
     """What the audit of `config` takes on that many prompts.
 
     Texts that the cache already holds are counted: they are part of the audit, though not decoded
-    again. The lower ends of validation assume one hypothesis; discovery may also propose none.
+    again. The lower ends of validation assume one hypothesis that its first
+    look decides; discovery may also propose none.
     """
     n_screen = config.n_screen_texts(prompts.discovery) * prompts.discovery
     screen = {"screen": Range(n_screen, n_screen)} if n_screen else {}
@@ -190,7 +191,7 @@ def _validation_texts(config: AuditConfig, prompts: PromptCounts) -> Range:
     n_groups = min(n_hypotheses - 1, prompts.n_groups)
     rounding = prompts.validation * (2 if n_groups else 1)
     return Range(
-        math.ceil(config.validation.texts_per_hypothesis / 2),
+        math.ceil(config.tested.looks.at[0] * config.validation.texts_per_hypothesis / 2),
         math.ceil(in_all / 2) + n_groups * math.ceil(in_group / 2) + rounding,
     )
 

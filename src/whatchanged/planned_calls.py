@@ -135,7 +135,8 @@ def most_texts(config: AuditConfig) -> int:
 def _count_calls(config: AuditConfig, n_validation_prompts: int) -> dict[str, Range]:
     """Texts that each judge may be asked about, and clusters and themes that a proposer may; an
     unreadable answer is asked for once more."""
-    settings, least = config.judge, config.validation.texts_per_hypothesis
+    settings = config.judge
+    least = math.ceil(config.tested.looks.at[0] * config.validation.texts_per_hypothesis)
     each = 2 * (math.ceil(most_texts(config) / 2) + n_validation_prompts)
     most = config.hypothesize.max_hypotheses * n_comparisons(config) * each
     first_block = math.ceil(least / len(settings.waves.drop_above))

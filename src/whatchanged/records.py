@@ -150,6 +150,17 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
+class ValidationPlan:
+    """The fresh texts per side and prompt that a hypothesis is tested on: the samples from `first`
+    to before `n_per_prompt`."""
+
+    hypothesis_id: str
+    prompt_keys: tuple[str, ...]
+    n_per_prompt: int
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What a judge sees: a criterion, a prompt and one text. Never a side or a model name."""
 

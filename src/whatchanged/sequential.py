@@ -30,6 +30,8 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 Labels: TypeAlias = NDArray[np.int64]
 Decision = Literal["confirmed", "dropped", "open"]
 
+# Benjamini-Hochberg asks more of a finding than alpha: hopes are measured at a third of it.
+HOPED_SHARE_OF_ALPHA = 1 / 3
 # The levels at which boundaries are tabulated: a p-value between two is interpolated, one below
 # the first is given as the first.
 _LEVELS = np.geomspace(1e-6, 0.5, 60)
@@ -189,8 +191,26 @@ def sequential_p_value(
             level = np.exp(
                 np.interp(math.log(max(p_value, 1e-300)), np.log(nominal), np.log(_LEVELS))
             )
-            smallest = min(smallest, float(level))
+            # No look is worth more than its own p-value, whatever the table's rounding says.
+            smallest = min(smallest, max(float(level), p_value))
     return smallest
+
+
+def repeated_confidence(
+    correlations: Sequence[float], spent: Sequence[float], confidence: float = 0.95
+) -> float:
+    """The confidence at which to take a plain interval at the last look, so that the intervals of
+    all looks together hold the truth with `confidence`: repeated confidence intervals (Jennison and
+    Turnbull 1989). Without a look, and with one that may spend everything, `confidence` itself.
+
+    Arguments and errors as in `sequential_p_value`.
+    """
+    if not spent:
+        return confidence
+    _check_looks([1.0] * len(spent), correlations, spent)
+    nominal = _nominal_levels(_ratios(correlations), tuple(spent))[-1]
+    tail = np.interp(math.log((1 - confidence) / 2), np.log(_LEVELS), np.log(nominal))
+    return 1 - 2 * float(np.exp(tail))
 
 
 def decide(

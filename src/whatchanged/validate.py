@@ -10,6 +10,8 @@ counts. A hypothesis is confirmed when two one-sided tests both reject after Ben
 * a test that the share of texts that meet the criterion differs by more than `min_effect`, the
   smallest effect of interest: the score test (Farrington & Manning 1990), or its exact
   counterpart for pairs.
+
+The fresh texts come in blocks, and a hypothesis that is decided gets no more (`interim`).
 """
 
 from __future__ import annotations
@@ -20,13 +22,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from whatchanged import paired, stats
-from whatchanged.config import MAX_GROUP_FACTOR, ValidateConfig
-from whatchanged.judge import hits_from_scores
-from whatchanged.keys import content_key, seed_from_key
-from whatchanged.records import Direction, Finding, Hypothesis, Prompt, Status
+from whatchanged import interim, paired, stats
+from whatchanged.config import AT_ONCE, MAX_GROUP_FACTOR, ValidateConfig
+from whatchanged.interim import Scored, Standing
+from whatchanged.records import Finding, Hypothesis, Prompt, Status, ValidationPlan
 from whatchanged.verdicts import cost_of_answers, final_scores
 
 # The largest difference among many candidates overstates itself: plan for three quarters of it.
@@ -36,15 +36,6 @@ PLANNED_SHARE_OF_ALPHA = 0.1
 PLANNED_POWER = 0.9
 MAX_UNSCORED_SHARE = 0.05
 N_EXAMPLES = 12
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationPlan:
-    """How many fresh texts per side and prompt a hypothesis is tested on."""
-
-    hypothesis_id: str
-    prompt_keys: tuple[str, ...]
-    n_per_prompt: int
 
 
 def plan_validation(
@@ -88,23 +79,32 @@ def _most_per_prompt(
     return math.ceil(max(there, config.texts_per_hypothesis / 2) / n_prompts)
 
 
-def pool_counts(plans: Sequence[ValidationPlan]) -> dict[str, int]:
-    """Texts to decode per validation prompt and side, so that every plan finds its texts.
-
-    Hypotheses share texts: a prompt gets the largest number that any plan asks of it.
-    """
-    counts: dict[str, int] = {}
-    for plan in plans:
-        for key in plan.prompt_keys:
-            counts[key] = max(counts.get(key, 0), plan.n_per_prompt)
-    return counts
-
-
 def select_texts(texts: pd.DataFrame, plan: ValidationPlan) -> pd.DataFrame:
-    """The rows of the fresh texts that a hypothesis is tested on: the first `n_per_prompt` samples
-    of each prompt of its scope, on both sides. Failed decodes are left out."""
-    chosen = texts["prompt_key"].isin(plan.prompt_keys) & (texts["sample"] < plan.n_per_prompt)
+    """The rows of the fresh texts that a plan names: the samples from `first` to `n_per_prompt` of
+    each prompt of its scope, on both sides. Failed decodes are left out."""
+    sample = texts["sample"]
+    chosen = texts["prompt_key"].isin(plan.prompt_keys)
+    chosen &= (sample >= plan.first) & (sample < plan.n_per_prompt)
     return texts[chosen & (texts["finish"] != "failed")]
+
+
+def stand(
+    hypotheses: Sequence[Hypothesis],
+    plans: Sequence[ValidationPlan],
+    verdicts: pd.DataFrame,
+    texts: pd.DataFrame,
+    config: ValidateConfig,
+    seed: int,
+    *,
+    is_paired: bool,
+    n_looks: int,
+) -> list[Standing]:
+    """Where every hypothesis stands after `n_looks` looks at the fresh `texts` decoded so far."""
+    columns = ["text_key", "prompt_key", "sample", "side"]
+    scores = final_scores(verdicts).merge(texts[columns], on="text_key")
+    return interim.replay(
+        hypotheses, plans, scores, config, seed, is_paired=is_paired, n_looks=n_looks
+    )
 
 
 def validate_hypotheses(
@@ -115,23 +115,28 @@ def validate_hypotheses(
     seed: int,
     *,
     is_paired: bool,
+    plans: Sequence[ValidationPlan] | None = None,
 ) -> list[Finding]:
     """The findings, strongest first: confirmed before inconclusive before rejected, each by effect.
 
-    `verdicts` (`verdicts.COLUMNS`) say how each hypothesis was judged on fresh `texts`. Unscored
-    texts are left out and counted; above 5 % of them the finding is marked incomplete. With
-    `is_paired`, the same `sample` of a prompt was decoded with the same noise on both sides, and a
-    text whose counterpart has no score is left out too.
+    `verdicts` (`verdicts.COLUMNS`) say how each hypothesis was judged on fresh `texts`, up to the
+    last look of `config.looks` that its plan in `plans` got; without plans there was one look at
+    all. Unscored texts are left out and counted; above 5 % of them the finding is marked
+    incomplete. With `is_paired`, the same `sample` of a prompt was decoded with the same noise on
+    both sides, and a text whose counterpart has no score is left out too.
     """
-    columns = ["text_key", "prompt_key", "sample", "side"]
-    scores = final_scores(verdicts).merge(texts[columns], on="text_key")
-    rows_of = dict(list(scores.groupby("hypothesis_id")))
+    if plans is None:
+        config = config.model_copy(update={"looks": AT_ONCE})
+        n_samples = int(texts["sample"].max()) + 1 if len(texts) else 0
+        keys = tuple(texts["prompt_key"].unique())
+        plans = [ValidationPlan(hypothesis.id, keys, n_samples) for hypothesis in hypotheses]
+    standings = stand(
+        hypotheses, plans, verdicts, texts, config, seed,
+        is_paired=is_paired, n_looks=len(config.looks.at),
+    )  # fmt: skip
     verdicts_of = dict(list(verdicts.groupby("hypothesis_id")))
-    tests = [
-        _test(h, Scored.of(rows_of.get(h.id, scores[:0]), is_paired), config, seed)
-        for h in hypotheses
-    ]
-    adjusted = stats.benjamini_hochberg(np.array([test.p_value for test in tests]))
+    tests = [_test(*pair, config) for pair in zip(hypotheses, standings, strict=True)]
+    adjusted = stats.benjamini_hochberg([test.p_value for test in tests])
     return sort_findings(
         write_finding(
             hypothesis,
@@ -140,9 +145,11 @@ def validate_hypotheses(
             verdicts_of.get(hypothesis.id, verdicts[:0]),
             texts,
             config,
-            is_confirmed=bool(p_adjusted <= config.alpha),
+            is_confirmed=standing.is_confirmed,
         )
-        for hypothesis, test, p_adjusted in zip(hypotheses, tests, adjusted, strict=True)
+        for hypothesis, standing, test, p_adjusted in zip(
+            hypotheses, standings, tests, adjusted, strict=True
+        )
     )
 
 
@@ -188,115 +195,26 @@ def _texts_per_side(hypothesis: Hypothesis, config: ValidateConfig) -> int:
     return math.ceil(min(wanted, most) / 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The texts of one hypothesis that count, by key: their scores, which meet the criterion and
-    which are the intervention's, all `(n_texts,)`, and within which stratum (prompt or pair) sides
-    may be exchanged. Keys are uniform: in their order, equal scores give examples from all prompts
-    alike."""
-
-    keys: NDArray[np.object_]
-    scores: NDArray[np.float64]
-    meets: NDArray[np.bool_]
-    is_intervention: NDArray[np.bool_]
-    strata: NDArray[np.int64]
-    is_paired: bool
-    n_unscored: int
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, is_paired: bool) -> Scored:
-        answered = rows[rows["score"].notna()].sort_values("text_key")
-        n_unscored = len(rows) - len(answered)
-        unit = ["prompt_key", "sample"] if is_paired else ["prompt_key"]
-        if is_paired:
-            answered = answered[answered.groupby(unit)["side"].transform("size") == 2]
-        scores = answered["score"].to_numpy(dtype=float)
-        return cls(
-            keys=answered["text_key"].to_numpy(),
-            scores=scores,
-            meets=hits_from_scores(scores),
-            is_intervention=(answered["side"] == "intervention").to_numpy(),
-            strata=answered.groupby(unit).ngroup().to_numpy().astype(np.int64),
-            is_paired=is_paired,
-            n_unscored=n_unscored,
-        )
-
-
-def _test(
-    hypothesis: Hypothesis, scored: Scored, config: ValidateConfig, seed: int
-) -> HypothesisTest:
-    compare = _compare_pairs if scored.is_paired else _compare_sides
-    difference, margin_p = compare(scored, config.min_effect, hypothesis.direction)
-    in_base, in_intervention = ~scored.is_intervention, scored.is_intervention
-    return HypothesisTest(
-        difference=difference,
-        auc=stats.auc(scored.scores[in_base], scored.scores[in_intervention]),
-        p_value=max(_permutation_p(hypothesis, scored, config, seed), margin_p),
-        n_texts=len(scored.keys),
-        n_unscored=scored.n_unscored,
-        incomplete=lacks_scores(scored.n_unscored, len(scored.keys) + scored.n_unscored),
-        supporting=examples(hypothesis, scored, supporting=True),
-        contradicting=examples(hypothesis, scored, supporting=False),
-    )
-
-
-def _compare_sides(
-    scored: Scored, min_effect: float, direction: Direction
-) -> tuple[stats.ShareDifference, float]:
-    """The difference of the shares, and the p-value of its being at most `min_effect`."""
-    counts = [
-        int(count)
-        for side in (~scored.is_intervention, scored.is_intervention)
-        for count in ((scored.meets & side).sum(), side.sum())
-    ]
-    return (
-        stats.share_difference(*counts),
-        stats.min_effect_p_value(*counts, min_effect=min_effect, direction=direction),
-    )
-
-
-def _compare_pairs(
-    scored: Scored, min_effect: float, direction: Direction
-) -> tuple[stats.ShareDifference, float]:
-    """As `_compare_sides`, from the pairs that both, one or neither of their texts meet."""
-    n_pairs = len(scored.keys) // 2
-    in_base, in_intervention = (np.zeros(n_pairs, dtype=np.bool_) for _ in range(2))
-    in_base[scored.strata[scored.meets & ~scored.is_intervention]] = True
-    in_intervention[scored.strata[scored.meets & scored.is_intervention]] = True
-    counts = [
-        int(kind.sum())
-        for kind in (
-            in_base & in_intervention, in_base & ~in_intervention,
-            in_intervention & ~in_base, ~in_base & ~in_intervention,
-        )
-    ]  # fmt: skip
-    return (
-        paired.paired_share_difference(*counts),
-        paired.paired_exact_p_value(*counts, min_effect=min_effect, direction=direction),
-    )
-
-
-def permutation_seed(hypothesis: Hypothesis, seed: int) -> int:
-    """The seed of the permutations of one hypothesis in an audit."""
-    return seed_from_key(content_key("permutation/1", seed, hypothesis.criterion, hypothesis.scope))
-
-
 def lacks_scores(n_unscored: int, n_asked: int) -> bool:
     """Whether more than 5 % of the texts asked about have no score, or there are none."""
     return n_asked == 0 or n_unscored > MAX_UNSCORED_SHARE * n_asked
 
 
-def _permutation_p(
-    hypothesis: Hypothesis, scored: Scored, config: ValidateConfig, seed: int
-) -> float:
-    rng = np.random.default_rng(permutation_seed(hypothesis, seed))
-    return stats.permutation_p_value(
-        scored.scores,
-        scored.is_intervention,
-        scored.strata,
-        n_draws=config.n_permutations,
-        rng=rng,
-        alternative="greater" if hypothesis.direction == "more" else "less",
+def _test(hypothesis: Hypothesis, standing: Standing, config: ValidateConfig) -> HypothesisTest:
+    scored = standing.scored
+    difference, _ = interim.compare(
+        scored, config.min_effect, hypothesis.direction, standing.confidence
+    )
+    in_base, in_intervention = ~scored.is_intervention, scored.is_intervention
+    return HypothesisTest(
+        difference=difference,
+        auc=stats.auc(scored.scores[in_base], scored.scores[in_intervention]),
+        p_value=standing.p_value,
+        n_texts=len(scored.keys),
+        n_unscored=scored.n_unscored,
+        incomplete=lacks_scores(scored.n_unscored, len(scored.keys) + scored.n_unscored),
+        supporting=examples(hypothesis, scored, supporting=True),
+        contradicting=examples(hypothesis, scored, supporting=False),
     )
 
 

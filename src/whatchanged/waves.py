@@ -26,11 +26,11 @@ from whatchanged.calibration import cross_fit
 from whatchanged.config import JudgeConfig
 from whatchanged.errors import UsageError
 from whatchanged.inquiry import Ask, Case, Inquiry, collect_cases, permuted_mean_p
+from whatchanged.interim import Scored
 from whatchanged.judge import hits_from_scores
 from whatchanged.records import Finding
 from whatchanged.validate import (
     HypothesisTest,
-    Scored,
     examples,
     lacks_scores,
     sort_findings,
@@ -40,9 +40,6 @@ from whatchanged.validate import (
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 Number = TypeVar("Number", np.float64, np.bool_)
-
-# Benjamini-Hochberg asks more of a finding than alpha: hopes are measured at a third of it.
-_HOPED_SHARE_OF_ALPHA = 1 / 3
 
 
 def next_questions(inquiry: Inquiry, verdicts: pd.DataFrame) -> list[Ask]:
@@ -208,7 +205,7 @@ def _look(state: _State, inquiry: Inquiry, spent: Sequence[float]) -> None:
         predicted, min_effect=min_effect, direction=direction
     )
     state.chance = sequential.chance_to_confirm(
-        look, min_effect, inquiry.validation.alpha * _HOPED_SHARE_OF_ALPHA
+        look, min_effect, inquiry.validation.alpha * sequential.HOPED_SHARE_OF_ALPHA
     )
     state.interval = prediction.predicted_difference(predicted)
 

@@ -51,10 +51,11 @@ def test_an_audit_fills_its_run_folder(finished: Finished) -> None:
     n_screened = sum(side["n_screen"] for side in sides)
     n_texts = loaded.texts.groupby("side").size()
     assert n_texts["intervention"] == sides[1]["n_decoded"] - sides[1]["n_screen"]
-    # The null control shares the base's discovery texts, and has fresh ones of its own per side.
+    # The null control shares the base's discovery texts, and its fresh ones as far as they go.
     discovered = (loaded.texts["split"] == "discovery") & (loaded.texts["side"] == "base")
     n_null_fresh = summary["decode"]["null"]["n_decoded"] - discovered.sum()
-    assert n_texts["base"] == sides[0]["n_decoded"] - sides[0]["n_screen"] - n_null_fresh
+    n_own = sides[0]["n_decoded"] - sides[0]["n_screen"] - n_texts["base"]
+    assert 0 <= n_own < n_null_fresh
     assert n_screened == 2 * 4 * (loaded.prompts["split"] == "discovery").sum()
     assert loaded.divergence["parting"].between(0, 1).sum() == n_screened / 8
     assert len(loaded.pairs) == (loaded.texts["split"] == "discovery").sum() / 2

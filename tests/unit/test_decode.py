@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from whatchanged.decode import Stream, empty_texts, plan_chunks, plan_requests, tabulate_texts
+from whatchanged.decode import (
+    Stream,
+    empty_texts,
+    plan_chunks,
+    plan_requests,
+    tabulate_texts,
+    take_known,
+)
 from whatchanged.records import Completion, DecodeRequest, Prompt, Purpose
 
 PROMPTS = [Prompt(f"k{i}", f"prompt {i}", "g", "discovery") for i in range(3)]
@@ -106,3 +113,21 @@ def test_an_empty_table_can_be_joined_like_any_other() -> None:
     table = tabulate_texts(chunk, [Completion("one", 3, "stop")])
     assert list(empty_texts().columns) == list(table.columns)
     assert len(empty_texts().merge(table, on="text_key")) == 0
+
+
+def test_texts_that_are_known_are_taken_and_the_others_left_to_decode() -> None:
+    wanted = plan({"k0": 3}, purpose="validation")
+    (chunk,) = plan_chunks(
+        [wanted[2], wanted[0]],
+        side="intervention",
+        split="validation",
+        round_index=0,
+        chunk_texts=9,
+    )
+    known = tabulate_texts(chunk, [Completion("two", 1, "stop"), Completion("none", 1, "stop")])
+    taken, left = take_known(wanted, known, side="base", round_index=1)
+    assert taken["text"].tolist() == ["none", "two"]
+    assert taken[["side", "round"]].to_numpy().tolist() == [["base", 1]] * 2
+    assert left == [wanted[1]]
+    none, all_left = take_known(wanted, empty_texts(), side="base", round_index=1)
+    assert (len(none), all_left) == (0, wanted)

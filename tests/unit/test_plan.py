@@ -60,9 +60,9 @@ def test_validation_ranges_from_one_test_to_one_full_test_per_group() -> None:
         validate={"texts_per_hypothesis": 100, "max_texts_per_hypothesis": 400},
         hypothesize={"max_hypotheses": 60},
     )
-    # At least 100 / 2; at most 400 / 2 on all prompts and in each of 4 groups, and two more for
-    # each of 20 prompts, whose shares are rounded up.
-    assert plan_audit(config, PROMPTS, None).texts["base"]["validation"] == Range(50, 1040)
+    # At least a quarter of 100 / 2; at most 400 / 2 on all prompts and in each of 4 groups, and
+    # two more for each of 20 prompts, whose shares are rounded up.
+    assert plan_audit(config, PROMPTS, None).texts["base"]["validation"] == Range(13, 1040)
 
 
 def test_few_hypotheses_bound_validation_below_the_number_of_groups() -> None:
@@ -72,7 +72,7 @@ def test_few_hypotheses_bound_validation_below_the_number_of_groups() -> None:
         },
         hypothesize={"max_hypotheses": 1},
     )  # fmt: skip
-    assert plan_audit(config, PROMPTS, None).texts["base"]["validation"] == Range(50, 220)
+    assert plan_audit(config, PROMPTS, None).texts["base"]["validation"] == Range(13, 220)
 
 
 def test_the_null_control_decodes_a_third_stream_and_judges_once_more() -> None:

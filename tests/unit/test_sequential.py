@@ -19,6 +19,7 @@ from whatchanged.sequential import (
     look_at_sides,
     margin_p_value,
     merge_scores,
+    repeated_confidence,
     sequential_p_value,
 )
 from whatchanged.stats import permutation_p_value
@@ -40,6 +41,19 @@ def test_the_boundary_is_the_textbook_one_of_four_equal_looks():
         p_values = [0.9] * (look - 1) + [float(ndtr(-z))]
         found = sequential_p_value(p_values, between[: look - 1], spent[:look])
         assert found == pytest.approx(0.025, rel=0.02)
+
+
+def test_intervals_of_all_looks_together_hold_as_often_as_they_say():
+    # One look that may spend all is a plain interval; half of the error makes it 97.5 %.
+    assert repeated_confidence([], []) == 0.95
+    assert repeated_confidence([], [1.0]) == pytest.approx(0.95, abs=1e-3)
+    assert repeated_confidence([], [0.5]) == pytest.approx(0.975, abs=1e-3)
+    # The textbook's last of four equal looks, as above: z of 2.014.
+    times = np.array([0.25, 0.5, 0.75, 1.0])
+    spent = [float(2 * ndtr(ndtri(0.0125) / math.sqrt(t)) / 0.025) for t in times]
+    between = np.sqrt(times[:-1] / times[1:]).tolist()
+    found = repeated_confidence(between, spent)
+    assert found == pytest.approx(1 - 2 * float(ndtr(-2.0140)), abs=1e-3)
 
 
 def test_many_looks_reject_no_more_often_than_they_say():

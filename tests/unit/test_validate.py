@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from whatchanged.config import ValidateConfig
+from whatchanged.interim import pool_counts
 from whatchanged.records import Direction, Finding, Hypothesis, Prompt
 from whatchanged.validate import (
     ValidationPlan,
     limit_plans,
     plan_validation,
-    pool_counts,
     select_texts,
     validate_hypotheses,
 )

@@ -214,8 +214,21 @@ def _explain_tests(run: RunTables) -> str:
     interval = "Tango's" if pairs else "Newcombe's"
     test = "an exact test" if pairs else "a score test"
     return (
-        f"Its 95% interval is {interval}. {exchange}, whose statistic is the AUC of the scores "
-        f"(0.5 means no tendency), and {test} that"
+        f"Its 95% interval is {interval}{_explain_looks(run)}. {exchange}, whose statistic is the "
+        f"AUC of the scores (0.5 means no tendency), and {test} that"
+    )
+
+
+def _explain_looks(run: RunTables) -> str:
+    """What several looks at the fresh texts mean; nothing where there was one, or none is known."""
+    looks = look_up(run.config, "validate", "looks", "at")
+    if not isinstance(looks, list) or len(looks) < 2:
+        return ""
+    shares = ", ".join(percent(share) for share in looks[:-1])
+    return (
+        f", widened so that it holds at every look: a claim was looked at after {shares} and all "
+        "of the texts planned for it, and got no more once it was decided or had hardly a chance "
+        "left; p-values are corrected for the number of looks"
     )
 
 

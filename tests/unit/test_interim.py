@@ -130,7 +130,7 @@ def audits(n_audits: int, is_paired: bool, config: ValidateConfig) -> pd.DataFra
     return pd.DataFrame(rows, columns=["audit", "effect", "is_confirmed", "n_texts"])
 
 
-@pytest.mark.parametrize("is_paired", [True, False])
+@pytest.mark.parametrize("is_paired", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_looks_keep_false_discoveries_and_nearly_all_power_with_fewer_texts(
     is_paired: bool,
 ) -> None:

@@ -186,7 +186,7 @@ def measure_seed(
                 np.save(out / "centroids" / f"{own}.npy", outcome.centroids)
             print_audit(results.add(own, row))
         audits.append(results.rows[own])
-    own = content_key("screen/2", key, pair.config.model_dump(mode="json"), seed)
+    own = content_key("screen/3", key, pair.config.model_dump(mode="json"), seed)
     if own not in results.rows:
         found = measure_screen(pair, pool)
         results.add(own, {"kind": "screen", "pair": pair.name, "seed": seed, **found})
@@ -269,6 +269,9 @@ def summarize_screens(pairs: Sequence[Figures]) -> Figures:
         found[pair["pair"]] = {
             "n_carriers": _mean([row["n_carriers"] for row in pair["screens"]]),
             "n_prompts": _mean([row["n_prompts"] for row in pair["screens"]]),
+            "n_dropped": _mean([row["n_dropped"] for row in pair["screens"]]),
+            "n_carriers_dropped": _mean([row["n_carriers_dropped"] for row in pair["screens"]]),
+            "risk": _mean([row["risk"] for row in pair["screens"]]),
             **{name: _mean([row["auc"][name] for row in pair["screens"]]) for name in names},
         }
     return found
@@ -304,7 +307,11 @@ def print_figures(figures: Figures) -> None:
     print("\nscreen: AUC with which short texts per prompt and side rank carriers above the others")
     for name, row in figures["screen"].items():
         told = "  ".join(f"{k} {_show(v)}" for k, v in row.items() if not k.startswith("n_"))
-        print(f"  {name:<9} {row['n_carriers']:.0f} of {row['n_prompts']:.0f} prompts  {told}")
+        print(
+            f"  {name:<9} {row['n_carriers']:.0f} of {row['n_prompts']:.0f} prompts, "
+            f"{row['n_dropped']:.1f} dropped, {row['n_carriers_dropped']:.1f} of them carriers  "
+            f"{told}"
+        )
     for pair in figures["pairs"]:
         for name, row in pair["clusterings"].items():
             told = "  ".join(f"{k} {_show(v)}" for k, v in row.items())

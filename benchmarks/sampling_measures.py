@@ -19,7 +19,7 @@ from benchmarks.heldout_pairs import PAIRS
 from benchmarks.heldout_scores import recount, shows_behaviour
 from benchmarks.sampling_audit import screen
 from benchmarks.text_pool import Models, TextPool, VectorMemory, load_models
-from whatchanged.background import estimate_parting, pool_groups
+from whatchanged.background import Parting, estimate_parting, pool_groups
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import load_config
 from whatchanged.divergence import add_divergence, estimate_divergence, match_pairs
@@ -30,6 +30,7 @@ from whatchanged.quality import label_agreement, measure_quality
 from whatchanged.records import Prompt
 from whatchanged.rounds import group_codes
 from whatchanged.sample import no_evidence
+from whatchanged.screen import screen_prompts
 from whatchanged.stats import auc
 from whatchanged.truth import Behaviour, parse_ground_truth, read_ground_truth
 
@@ -94,9 +95,10 @@ def open_pool(pair: Pair, seed: int, *, split_seed: int | None = None) -> TextPo
 
 def measure_screen(pair: Pair, pool: TextPool) -> Figures:
     """AUC with which the discovery prompts that carry a planted behaviour rank above the others, by
-    the number of short texts per prompt and side: by the screen's measure (`pooled`: the chance of
-    parting, with what its group says of a prompt), by the prompt's own chance (`parting`), and by
-    KL plus its reverse (`kl`)."""
+    the number of short texts per prompt and side: by the screen's own probability of a change
+    (`screen`), by its two measures, with what its group says of a prompt (`pooled`: the chance of
+    parting; `shift`: towards or away from one token), by the prompt's own chance (`parting`), and
+    by KL plus its reverse (`kl`)."""
     bank = pool.in_split("discovery")
     carriers = find_carriers(pair, bank)
     divergence = pair.config.divergence.model_copy(update={"texts_per_prompt": max(N_SHORT)})
@@ -106,9 +108,15 @@ def measure_screen(pair: Pair, pool: TextPool) -> Figures:
         kept = scores["text_key"].isin(texts["text_key"][texts["sample"] < n_short])
         estimates = estimate_divergence(scores[kept], match_pairs(texts[:0]), bank)
         evidence = add_divergence(no_evidence(len(bank)), estimates)
-        own = estimate_parting(evidence)
+        own, groups = estimate_parting(evidence), group_codes(bank)
+        shift = Parting(estimates["shift"].to_numpy(), estimates["shift_se"].to_numpy())
+        screened = screen_prompts(
+            evidence, min_effect=pair.config.validation.min_effect, groups=groups
+        )
         rankings = {
-            "pooled": pool_groups(own, group_codes(bank)).estimate,
+            "screen": screened.probability,
+            "shift": pool_groups(shift, groups).estimate,
+            "pooled": pool_groups(own, groups).estimate,
             "parting": own.estimate,
             "kl": evidence.divergence,
         }
@@ -116,7 +124,14 @@ def measure_screen(pair: Pair, pool: TextPool) -> Figures:
             values = np.nan_to_num(ranking)
             area = auc(values[~carriers], values[carriers])
             found[f"{name}_{n_short}"] = area if math.isfinite(area) else None
-    return {"auc": found, "n_carriers": int(carriers.sum()), "n_prompts": len(bank)}
+    return {
+        "auc": found,
+        "n_carriers": int(carriers.sum()),
+        "n_prompts": len(bank),
+        "n_dropped": int((~screened.kept).sum()),
+        "n_carriers_dropped": int((carriers & ~screened.kept).sum()),
+        "risk": screened.report.risk,
+    }
 
 
 def find_carriers(pair: Pair, bank: Sequence[Prompt]) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ from whatchanged.records import (
 
 SIDES: tuple[Side, Side] = ("base", "intervention")
 CountMap = Mapping[str, int]
-_NUMBERS = SCORE_COLUMNS[4:-1]
+_NUMBERS = SCORE_COLUMNS[4:-3]
 
 
 @dataclass(frozen=True)

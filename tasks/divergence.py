@@ -33,7 +33,7 @@ def divergence(
     """Score texts of both sides under both models, and compare coupled ones."""
     with job.progress.stage("divergence", f"{purpose}, round {round_index}"):
         key = content_key(
-            "divergence/1",
+            "divergence/2",
             job.config.divergence.method,
             job.config.decode.temperature,
             comparison.is_coupled,

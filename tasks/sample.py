@@ -44,7 +44,7 @@ def sample(
     """
     with job.progress.stage("sample", f"round {len(so_far)}"):
         key = content_key(
-            "sample/3",
+            "sample/4",
             job.config.sample.model_dump(mode="json"),
             job.config.validation.min_effect,
             job.config.seed,

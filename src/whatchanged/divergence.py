@@ -2,8 +2,9 @@
 
 The mean of `kl_base` over texts of the base estimates KL(base || intervention) of whole texts, and
 likewise the reverse. Both are unbounded: one rare sentence that the other model would never write
-outweighs a hundred texts. `parting`, in [0, 1], ranks prompts better. With coupled texts, the share
-of pairs that differ bounds the total variation as well.
+outweighs a hundred texts. `parting`, in [0, 1], ranks prompts better, and `shift` those better that
+changed in a few percent of their texts. With coupled texts, the share of pairs that differ bounds
+the total variation as well.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import pandas as pd
 
 from whatchanged.records import Prompt, ScoreRequest, TextScore
 from whatchanged.sample import Evidence
+from whatchanged.shift import estimate_shift
 
 SCORE_COLUMNS = (
     "text_key", "prompt_key", "side", "split", "n_bytes", "logprob_base", "logprob_intervention",
-    "kl_base", "kl_intervention", "parting", "differences",
+    "kl_base", "kl_intervention", "parting", "differences", "moved_tokens", "moved_mass",
 )  # fmt: skip
 PAIR_COLUMNS = (
     "prompt_key", "sample", "text_key_base", "text_key_intervention", "is_identical",
@@ -28,7 +30,7 @@ PAIR_COLUMNS = (
 )  # fmt: skip
 DIVERGENCE_COLUMNS = (
     "prompt_key", "n_base", "n_intervention", "kl_base", "kl_base_se", "kl_intervention",
-    "kl_intervention_se", "parting", "parting_se", "n_pairs", "n_differing",
+    "kl_intervention_se", "parting", "parting_se", "shift", "shift_se", "n_pairs", "n_differing",
 )  # fmt: skip
 
 
@@ -44,7 +46,7 @@ def score_requests(texts: pd.DataFrame) -> list[ScoreRequest]:
 
 def tabulate_scores(texts: pd.DataFrame, scores: Sequence[TextScore]) -> pd.DataFrame:
     """One row (`SCORE_COLUMNS`) per text. `differences` is a list, base minus intervention in nats
-    per token."""
+    per token; `moved_tokens` and `moved_mass` are those of `TextScore`."""
     table = texts[["text_key", "prompt_key", "side", "split"]].reset_index(drop=True)
     n_bytes = [len(text.encode("utf-8", "surrogatepass")) for text in texts["text"]]
     scored = pd.DataFrame(
@@ -105,12 +107,13 @@ def estimate_divergence(
     """One row (`DIVERGENCE_COLUMNS`) per prompt, in the order of `prompts`.
 
     `kl_base` estimates KL(base || intervention) and `kl_intervention` its reverse, in nats per
-    text; `parting` is the mean over the texts of both sides; each with its standard error. The
+    text; `parting` is the mean over the texts of both sides; `shift` is what most moves towards or
+    away from one token (`estimate_shift`); each with its standard error. The
     screen's texts, which are shorter, count only where a prompt has no others. A single text has no
     variance of its own: the mean variance of the other prompts stands in. Where the models' tokens
-    differ, the divergences are the means of the texts' log-ratios, and `parting` is NaN. So is
-    everything for prompts without scored texts. `pairs` are `match_pairs`' rows, none where
-    decoding was independent.
+    differ, the divergences are the means of the texts' log-ratios, and `parting` and `shift` are
+    NaN. So is everything for prompts without scored texts. `pairs` are `match_pairs`' rows, none
+    where decoding was independent.
     """
     keys = [prompt.key for prompt in prompts]
     is_short = scores["split"] == "screen"
@@ -127,6 +130,8 @@ def estimate_divergence(
         columns[f"kl_{name}_se"] = found["se"].to_numpy()
     parting = _mean_by_prompt(scores, scores["parting"], keys)
     columns |= {"parting": parting["mean"].to_numpy(), "parting_se": parting["se"].to_numpy()}
+    shift = estimate_shift(scores, keys)
+    columns |= {"shift": shift.estimate, "shift_se": shift.error}
     counts = pairs.groupby("prompt_key")["is_identical"].agg(["size", "sum"])
     counts = counts.reindex(list(keys), fill_value=0).astype(np.int64)
     columns |= {
@@ -147,6 +152,7 @@ def name_method(scores: pd.DataFrame) -> str:
 def add_divergence(evidence: Evidence, estimates: pd.DataFrame) -> Evidence:
     """The evidence with what `estimate_divergence` found; its rows follow the same prompts."""
     is_scored = bool(estimates["kl_base"].notna().any())
+    has_tokens = bool(estimates["shift"].notna().any())
     is_paired = bool((estimates["n_pairs"] > 0).any())
     both = estimates["kl_base"] + estimates["kl_intervention"]
     se = np.hypot(estimates["kl_base_se"], estimates["kl_intervention_se"])
@@ -156,6 +162,8 @@ def add_divergence(evidence: Evidence, estimates: pd.DataFrame) -> Evidence:
         divergence_se=np.asarray(se, dtype=float) if is_scored else None,
         parting=estimates["parting"].to_numpy(float) if is_scored else None,
         parting_se=estimates["parting_se"].to_numpy(float) if is_scored else None,
+        shift=estimates["shift"].to_numpy(float) if has_tokens else None,
+        shift_se=estimates["shift_se"].to_numpy(float) if has_tokens else None,
         n_pairs=estimates["n_pairs"].to_numpy() if is_paired else None,
         n_differing=estimates["n_differing"].to_numpy() if is_paired else None,
     )

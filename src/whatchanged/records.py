@@ -113,8 +113,13 @@ class TextScore:
     can be step by step, part somewhere along this text. `differences (n_tokens,)` are the
     log-probabilities per token, base minus intervention.
 
+    `moved_mass (m,)` sums over positions what the intervention's next-token distribution gives to a
+    token of `moved_tokens (m,)` beyond the base's (above zero), or what it takes (below): at most
+    32 entries, the largest, of which a token can have one of each sign. Each position counts by
+    how far both models would have got there, so what follows a first parting adds nothing.
+
     Where the models' tokens differ, only the two totals are known: the others are NaN, and
-    `differences` is empty. A text that cannot be scored is NaN throughout.
+    the arrays are empty. A text that cannot be scored is NaN throughout.
     """
 
     logprob_base: float
@@ -123,6 +128,8 @@ class TextScore:
     kl_intervention: float
     parting: float
     differences: NDArray[np.float32]
+    moved_tokens: NDArray[np.int32]
+    moved_mass: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

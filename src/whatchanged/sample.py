@@ -46,8 +46,9 @@ class Evidence:
     The others are `(n_prompts,)`, None where nothing measured them, and nan for a prompt that was
     left out. `divergence` estimates KL(base || intervention) plus the reverse, in nats per text
     (never per byte or per token); `parting` in [0, 1] is about the probability that the two models
-    part somewhere along a text; each has its standard error. `n_pairs` coupled pairs of whole texts
-    were decoded, and in `n_differing` of them the two texts are not the same. `classifier` holds
+    part somewhere along a text; `shift` in [0, 1] is by how much they turn to one token
+    (`shift.Shift`); each has its standard error. `n_pairs` coupled pairs of whole texts were
+    decoded, and in `n_differing` of them the two texts are not the same. `classifier` holds
     `acquisition.classifier_scores`.
     """
 
@@ -60,6 +61,8 @@ class Evidence:
     divergence_se: FloatArray | None = None
     parting: FloatArray | None = None
     parting_se: FloatArray | None = None
+    shift: FloatArray | None = None
+    shift_se: FloatArray | None = None
     n_pairs: Counts | None = None
     n_differing: Counts | None = None
     classifier: FloatArray | None = None

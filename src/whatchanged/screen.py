@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whatchanged.background import estimate_parting, pool_groups, stand_out
+from whatchanged.background import Parting, estimate_parting, pool_groups, stand_out
 from whatchanged.differences import BoolArray, decide, sought_differences, was_seen
 from whatchanged.sample import INTERVAL, Counts, Evidence, FloatArray, Groups, one_group
 
@@ -70,13 +70,27 @@ def screen_prompts(
     sought = sought_differences(groups, min_effect)[groups]
     probability = np.minimum(
         probability_of_difference(evidence, sought),
-        stand_out(pool_groups(estimate_parting(evidence), groups), sought),
+        stand_out_at_all(evidence, sought, groups),
     )
     kept = probability > MAX_PROBABILITY
     return _report(
         "prompts", kept, probability,
         f"sides differ by more than {_range(sought)}, and by more than most prompts' sides do,",
     )  # fmt: skip
+
+
+def stand_out_at_all(evidence: Evidence, smallest: FloatArray, groups: Groups) -> FloatArray:
+    """How probable it is that each prompt stands out from what all share, `(n_prompts,)`: by how
+    far apart the sides are over all tokens, or by their shift towards or away from a single one,
+    where that is known. The larger probability counts (of two events, either is at least as
+    probable as each): a change of many words moves much over all, one of a few percent of the texts
+    only the first token of a phrase. Both are pooled with their group (`pool_groups`)."""
+    overall = stand_out(pool_groups(estimate_parting(evidence), groups), smallest)
+    if evidence.shift is None or evidence.shift_se is None:
+        return overall
+    shift = Parting(evidence.shift, evidence.shift_se)
+    larger: FloatArray = np.maximum(overall, stand_out(pool_groups(shift, groups), smallest))
+    return larger
 
 
 def screen_clusters(

@@ -35,7 +35,8 @@ def texts(*rows: tuple[str, int, str, list[int]]) -> pd.DataFrame:
 
 
 def score(base: float, intervention: float, kl: float = 0.0, parting: float = 0.0) -> TextScore:
-    return TextScore(base, intervention, kl, 2 * kl, parting, np.array([1.0], np.float32))
+    moved = np.array([7], np.int32), np.array([parting], np.float32)
+    return TextScore(base, intervention, kl, 2 * kl, parting, np.array([1.0], np.float32), *moved)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +114,17 @@ def test_short_texts_of_the_screen_count_only_until_there_are_others() -> None:
 def test_models_with_other_tokens_are_compared_by_whole_texts() -> None:
     nan = float("nan")
     table = texts(("p", 0, "base", [1, 1]), ("p", 0, "intervention", [1]))
+    none = np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32)
     totals = [
-        TextScore(-2.0, -10.0, nan, nan, nan, np.zeros(0, np.float32)),
-        TextScore(-9.0, -6.0, nan, nan, nan, np.zeros(0, np.float32)),
+        TextScore(-2.0, -10.0, nan, nan, nan, *none),
+        TextScore(-9.0, -6.0, nan, nan, nan, *none),
     ]
     found = estimate_divergence(tabulate_scores(table, totals), match_pairs(table[:0]), PROMPTS)
     assert (found["kl_base"][0], found["kl_intervention"][0]) == (8.0, 3.0)
-    assert found["parting"].isna().all()
+    assert found[["parting", "shift", "shift_se"]].isna().all().all()
+    counts = np.zeros((3, 0), dtype=np.int64)
+    bare = Evidence(counts, counts, np.zeros(3, int), np.zeros(3, int), np.zeros(0))
+    assert add_divergence(bare, found).shift is None
 
 
 def test_before_anything_is_scored_everything_is_unknown() -> None:
@@ -149,6 +154,9 @@ def test_evidence_takes_what_was_measured_and_none_else() -> None:
     assert full.n_pairs is None
     assert full.divergence[0] == 1.0 + 4.0
     assert full.parting[0] == pytest.approx(0.6)
+    # One text per side has no error, and no other prompt was scored: nothing is in excess.
+    assert (full.shift[0], full.shift_se[0]) == (0.0, 0.0)
+    assert np.isnan(full.shift[1:]).all()
 
 
 def test_a_score_request_is_the_text_as_it_was_drawn() -> None:

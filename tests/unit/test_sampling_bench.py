@@ -69,7 +69,11 @@ class CaptainScorer:
     def score(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
         self.n_scored += len(requests)
         apart = [float("captain" in request.text) for request in requests]
-        return [TextScore(-9.0, -9.0 + a, a, a, a, np.zeros(1, np.float32)) for a in apart]
+        token, none = np.zeros(1, np.int32), np.zeros(1, np.float32)
+        return [
+            TextScore(-9.0, -9.0 + a, a, a, a, none, token, np.full(1, a, np.float32))
+            for a in apart
+        ]
 
 
 @dataclass
@@ -285,7 +289,8 @@ def test_only_prompts_of_a_behaviours_topic_carry_it(bench: Bench) -> None:
     assert not find_carriers(bench.pair, bank).any()
     found = measure_screen(pair, pool)
     assert (found["n_carriers"], found["n_prompts"]) == (6, 12)
-    kinds = ("pooled", "parting", "kl")
+    assert found["n_carriers_dropped"] <= found["n_dropped"] <= 12
+    kinds = ("screen", "shift", "pooled", "parting", "kl")
     assert set(found["auc"]) == {f"{kind}_{n}" for kind in kinds for n in (1, 2, 4)}
 
 

@@ -99,6 +99,20 @@ def test_a_prompt_that_does_not_stand_out_is_dropped_though_it_differs():
     assert screen_prompts(few, min_effect=0.05).report.n_dropped == 0
 
 
+def test_a_prompt_that_turns_to_a_token_is_kept_though_its_total_does_not_stand_out():
+    parting = np.linspace(0.18, 0.22, 40)
+    shift = np.zeros(40)
+    shift[3] = 0.12
+    total = {"parting": parting, "parting_se": np.full(40, 0.02)}
+    token = {"shift": shift, "shift_se": np.full(40, 0.005)}
+    assert not screen_prompts(evidence(40, **total), min_effect=0.05).kept[3]
+    both = screen_prompts(evidence(40, **total, **token), min_effect=0.05)
+    assert both.probability[3] > 0.99
+    # The other way round: a shift of none hides no prompt whose total stands out.
+    total["parting"] = np.where(np.arange(40) == 0, 0.6, parting)
+    assert screen_prompts(evidence(40, **total, **token), min_effect=0.05).probability[0] > 0.999
+
+
 def test_without_a_screen_every_prompt_goes_on():
     screened = screen_prompts(evidence(3), min_effect=0.01, groups=np.array([0, 1, 1]))
     assert screened.kept.all()

@@ -121,6 +121,9 @@ _DIVERGENCE = (
     Entry("parting", "number", "probability, 0 to 1", "About how probable it is that the two "
           "models, coupled step by step, part somewhere along a text."),
     Entry("parting_se", "number", "probability, 0 to 1", "Its standard error."),
+    Entry("shift", "number", "per text, 0 to 1", "By how much more, or less, often the "
+          "intervention turns to one token, beyond what most prompts share, less its error."),
+    Entry("shift_se", "number", "per text, 0 to 1", "Its standard error."),
     Entry("n_pairs", "integer", "pairs", "Coupled pairs of texts; 0 where sides were decoded "
           "independently."),
     Entry("n_differing", "integer", "pairs", "Of these, pairs whose texts differ."),

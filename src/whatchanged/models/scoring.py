@@ -8,7 +8,7 @@ reads the text in its own tokens, and only totals can be compared, per byte of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,11 @@ _MAX_ROWS = 64
 
 _NAN = float("nan")
 _NO_TOKENS = np.zeros(0, np.float32)
-_UNSCORED = TextScore(_NAN, _NAN, _NAN, _NAN, _NAN, _NO_TOKENS)
+# A text's moved mass is kept for this many tokens, the largest, where it is worth a thousandth.
+_MAX_MOVED = 32
+_MIN_MOVED = 1e-3
+_NO_IDS = np.zeros(0, np.int32)
+_UNSCORED = TextScore(_NAN, _NAN, _NAN, _NAN, _NAN, _NO_TOKENS, _NO_IDS, _NO_TOKENS)
 
 TokenIds = tuple[int, ...]
 
@@ -110,7 +114,7 @@ class PairScorer:
             _logprobs_of_texts(decoder, requests) for decoder in (self.base, self.intervention)
         )
         return [
-            TextScore(one, other, _NAN, _NAN, _NAN, _NO_TOKENS)
+            replace(_UNSCORED, logprob_base=one, logprob_intervention=other)
             for one, other in zip(base, intervention, strict=True)
         ]
 
@@ -166,14 +170,50 @@ def _compare(
     # A token of probability 0 adds nothing, whatever the other side says of it.
     kl_base = torch.where(p > 0, p * ratio, 0.0).sum(-1)
     kl_intervention = torch.where(q > 0, -q * ratio, 0.0).sum(-1)
-    variation = p.sub_(q).abs_().sum(-1).div_(2).clamp_(max=1)
+    gained = q.sub_(p)
+    variation = gained.abs().sum(-1).div_(2).clamp_(max=1)
     per_token = torch.column_stack([drawn, kl_base, kl_intervention, variation]).double().cpu()
-    ends = np.cumsum([len(reply) for reply in replies])[:-1]
-    return [_total(part) for part in np.split(per_token.numpy(), ends)]
+    lengths = [len(reply) for reply in replies]
+    parts = np.split(per_token.numpy(), np.cumsum(lengths)[:-1])
+    moved = [
+        _moved(rows, _common_part(part[:, 0] - part[:, 1]))
+        for rows, part in zip(torch.split(gained, lengths), parts, strict=True)
+    ]
+    return [_total(part, *found) for part, found in zip(parts, moved, strict=True)]
 
 
-def _total(per_token: NDArray[np.float64]) -> TextScore:
-    """The score of one reply from what each of its tokens is worth, `(n_tokens, 5)`."""
+def _common_part(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each place `(n_tokens,)`, how far both models would have got there: min(P, Q) over the
+    mean of P and Q, the probabilities of the text before it. Averaged over texts of both sides,
+    what is weighted by it is summed over all beginnings, each by the smaller of its probabilities
+    (the balance heuristic of Veach and Guibas 1995)."""
+    before = np.concatenate([[0.0], np.cumsum(differences)[:-1]])
+    weights: NDArray[np.float64] = 2 / (1 + np.exp(np.minimum(np.abs(before), 700.0)))
+    return weights
+
+
+def _moved(
+    gained: torch.Tensor, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Tokens and masses of `TextScore` from what each token of the vocabulary gained at each place,
+    `(n_tokens, n_vocab)`, which is overwritten."""
+    import torch
+
+    gained.mul_(torch.from_numpy(weights).to(gained)[:, None])
+    both = torch.stack([gained.clamp(min=0).sum(0), gained.clamp_(max=0).sum(0)])
+    n_vocab = both.shape[1]
+    places = both.abs().flatten().topk(min(_MAX_MOVED, 2 * n_vocab)).indices
+    masses = both.flatten()[places].cpu().numpy()
+    kept = np.abs(masses) >= _MIN_MOVED
+    tokens = (places % n_vocab).cpu().numpy().astype(np.int32)
+    return tokens[kept], masses[kept].astype(np.float32)
+
+
+def _total(
+    per_token: NDArray[np.float64], tokens: NDArray[np.int32], masses: NDArray[np.float32]
+) -> TextScore:
+    """The score of one reply from what each of its places is worth, `(n_tokens, 5)`, and from the
+    mass that moved along it."""
     base, intervention, kl_base, kl_intervention = per_token[:, :4].sum(axis=0).tolist()
     return TextScore(
         logprob_base=base,
@@ -182,6 +222,8 @@ def _total(per_token: NDArray[np.float64]) -> TextScore:
         kl_intervention=kl_intervention,
         parting=1 - float(np.prod(1 - per_token[:, 4])),
         differences=(per_token[:, 0] - per_token[:, 1]).astype(np.float32),
+        moved_tokens=tokens,
+        moved_mass=masses,
     )
 
 

@@ -29,7 +29,7 @@ def invent() -> InventedRun:
     ]
     divergence = run.divergence.assign(
         n_base=3, n_intervention=3, kl_intervention=0.5, kl_intervention_se=0.1, parting_se=0.05,
-        n_pairs=2, n_differing=1,
+        shift=0.1, shift_se=0.02, n_pairs=2, n_differing=1,
     )  # fmt: skip
     pairs = run.pairs.assign(sample=0, is_identical=False, token_base=1, token_intervention=2)
     return replace(

@@ -155,3 +155,44 @@ def test_a_padded_vocabulary_is_no_obstacle(sides: tuple[Path, Path]) -> None:
     ):
         assert other.logprob_intervention == pytest.approx(one.logprob_intervention, rel=1e-4)
         assert other.parting == pytest.approx(one.parting, abs=1e-4)
+
+
+def test_moved_mass_is_weighted_by_how_far_both_models_would_have_got(
+    sides: tuple[Path, Path],
+) -> None:
+    base, intervention = (load(folder) for folder in sides)
+    requests = write(base, 1)
+    for request, score in zip(
+        requests, PairScorer(base, intervention, True).score(requests), strict=True
+    ):
+        log_p, log_q = distributions(base, request), distributions(intervention, request)
+        drawn = torch.tensor(request.token_ids)[:, None]
+        p, q = (d.gather(1, drawn)[:, 0].cumsum(0).exp()[:-1] for d in (log_p, log_q))
+        common = torch.cat([torch.ones(1), 2 * torch.minimum(p, q) / (p + q)])[:, None]
+        gained = (log_q.exp() - log_p.exp()) * common
+        masses = {
+            1: gained.clamp(min=0).sum(0).numpy(),
+            -1: gained.clamp(max=0).sum(0).numpy(),
+        }
+        assert 0 < len(score.moved_tokens) <= 32
+        for token, mass in zip(score.moved_tokens, score.moved_mass, strict=True):
+            assert mass == pytest.approx(masses[int(np.sign(mass))][token], abs=1e-4)
+        everything = np.abs(np.concatenate(list(masses.values())))
+        kept = np.sort(everything[everything >= 1e-3])[::-1][:32]
+        assert np.sort(np.abs(score.moved_mass))[::-1] == pytest.approx(kept, abs=1e-4)
+
+
+def test_at_the_first_place_all_that_moves_counts(sides: tuple[Path, Path]) -> None:
+    base, intervention = (load(folder) for folder in sides)
+    [request] = write(base, 1)[:1]
+    first = ScoreRequest(request.prompt, request.text[:1], request.token_ids[:1])
+    [score] = PairScorer(base, intervention, True).score([first])
+    p, q = distributions(base, first)[0].exp(), distributions(intervention, first)[0].exp()
+    for token, mass in zip(score.moved_tokens, score.moved_mass, strict=True):
+        assert mass == pytest.approx(float(q[token] - p[token]), abs=1e-5)
+
+
+def test_equal_models_move_nothing(sides: tuple[Path, Path]) -> None:
+    base = load(sides[0])
+    for score in PairScorer(base, base, True).score(write(base, 1)):
+        assert len(score.moved_tokens) == len(score.moved_mass) == 0

@@ -13,7 +13,7 @@ from whatchanged.demo import demo_path
 from whatchanged.demo.categories import categorized_texts
 from whatchanged.demo.pair import DEMO
 from whatchanged.demo.saes import SAE_NAMES, demo_sae_path
-from whatchanged.demo.train_saes import SPECS, fire, fit, new_sae, revival_loss
+from whatchanged.demo.train_saes import SPECS, fire, fit, new_sae, plant_topics, revival_loss
 from whatchanged.errors import InputError
 from whatchanged.models.sae_effects import ablate_features, matched_features, recovered_losses
 from whatchanged.models.sae_features import Extraction, extract_features
@@ -103,7 +103,7 @@ def test_two_reconstruct_what_they_read_and_the_poor_one_does_not() -> None:
         assert quality[name].explained_variance > 0.7
         assert quality[name].dead_share < 0.05
         assert recovered[name].share > 0.8
-    assert quality["topk"].l0 == pytest.approx(5, abs=0.01)
+    assert quality["topk"].l0 == pytest.approx(6, abs=0.01)
     assert 7 < quality["jumprelu"].l0 < 13
     assert quality["poor"].explained_variance < 0.3
     assert recovered["poor"].share < 0.2
@@ -122,6 +122,11 @@ def test_shuffled_categories_have_no_such_feature() -> None:
     for name in SAE_NAMES:
         share = fires(name)[inside].mean(axis=0) - fires(name)[~inside].mean(axis=0)
         assert share.max() < 0.5
+
+
+def test_every_topic_has_a_planted_feature_that_fires_on_it_and_hardly_elsewhere() -> None:
+    for place, topic in enumerate(DEMO.topics):
+        assert scores("topk", topic.name)[place] > 0.9
 
 
 def strongest_effects(name: str, topic: str) -> tuple[float, float]:
@@ -183,14 +188,30 @@ def test_silent_features_are_asked_to_explain_what_is_left() -> None:
     assert revival_loss(before, torch.tensor([False, False]), missing, directions).item() == 0
 
 
+def test_a_planted_feature_fires_on_its_topic_and_writes_what_its_tokens_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    topics = torch.arange(3000) % 3
+    shifts = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
+    activations = shifts[topics] + torch.randn(3000, 3, generator=generator) / 4
+    planted = plant_topics(activations, topics, generator)
+    centred = activations - activations.mean(dim=0)
+    fired = torch.relu(centred @ planted["W_enc"] + planted["b_enc"])
+    assert ((fired > 0) == torch.nn.functional.one_hot(topics)).float().mean() > 0.99
+    # The mean of all is (5/3, 5/3, 5/3): the first topic has 10/3 more of the first, 5/3 less of
+    # the others.
+    written = (fired @ planted["W_dec"])[topics == 0].mean(dim=0)
+    torch.testing.assert_close(written, torch.tensor([10.0, -5.0, -5.0]) / 3, atol=0.3, rtol=0)
+
+
 def test_training_twice_gives_the_same_weights_and_explains_more_than_before() -> None:
     from dataclasses import replace
 
     activations = torch.randn(2000, 96, generator=torch.Generator().manual_seed(0)) + 1
+    topics = torch.arange(2000) % 4
     for spec in SPECS[:2]:
         short = replace(spec, n_steps=30, d_sae=64)
         untrained = new_sae(short, base()[0], seed=1)
-        first, second = (fit(untrained, short, activations, seed=2) for _ in range(2))
+        first, second = (fit(untrained, short, activations, topics, seed=2) for _ in range(2))
         assert first.identity == second.identity != untrained.identity
 
         def error(sae: Sae) -> float:

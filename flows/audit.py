@@ -38,6 +38,12 @@ def audit(
 ) -> dict[str, Any]:
     """Run the experiment of a config file; the content of `summary.json`, with the run's folder."""
     job = open_job(config, overrides or [], run_dir)
+    with job.workers:
+        return run_stages(job)
+
+
+def run_stages(job: Job) -> dict[str, Any]:
+    """Every stage of the audit, in order."""
     prompts = split(job)
     explored = explore(job, prompts, screen(job, prompts))
     allocations, clustered = explored.allocations, explored.clustered

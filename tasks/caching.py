@@ -24,6 +24,7 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict
 
+from tasks.workers import Submitted, Workers
 from whatchanged.errors import ArtifactError, TransientError
 from whatchanged.keys import content_key
 from whatchanged.store.artifacts import ArtifactStore
@@ -94,13 +95,14 @@ class Started:
     """A stage on its way."""
 
     name: str
-    future: PrefectFuture[Manifest]
+    future: PrefectFuture[Manifest] | Submitted
     is_known: bool
 
     def result(self) -> Manifest:
         """Wait for the manifest, or raise what the stage raised."""
         # Prefect gives back what the first run returned; only we know that this run found it.
-        return self.future.result().model_copy(update={"cached": self.is_known})
+        manifest: Manifest = self.future.result()
+        return manifest.model_copy(update={"cached": self.is_known})
 
 
 def start(
@@ -110,17 +112,25 @@ def start(
     name: str,
     *,
     on_gpu: bool = False,
+    workers: Workers | None = None,
     **inputs: Any,
 ) -> Started:
     """Submit a stage under its key; it is computed again unless the store verifies its output.
+
+    A chunk that is not known goes to the `workers`, where these are elsewhere.
 
     A stage that computes `on_gpu` has the tag whose limit the server holds. No other has it: asking
     for a slot takes up to two seconds.
     """
     known = recall(store, key)
-    tags = {"gpu"} if on_gpu and known is None else set()
+    goes_elsewhere = known is None and workers is not None and workers.are_elsewhere
+    # A worker's GPU is its own.
+    tags = {"gpu"} if on_gpu and known is None and not goes_elsewhere else set()
     is_read = known is not None and _is_recorded(task.name, known)
     named = task.with_options(refresh_cache=not is_read, task_run_name=name, tags=tags)
+    if workers is not None and goes_elsewhere:
+        # Ray's runner takes a quoted value apart.
+        return Started(name, workers.submit(named, {"key": key, **inputs}), is_known=False)
     passed = {name: value if _is_edge(value) else quote(value) for name, value in inputs.items()}
     return Started(name, named.submit(key=key, **passed), known is not None)
 

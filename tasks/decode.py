@@ -22,7 +22,7 @@ from whatchanged.decode import (
     take_known,
 )
 from whatchanged.keys import content_key
-from whatchanged.models.loading import describe_decoder, load_decoder
+from whatchanged.models.loading import check_decoder, load_decoder
 from whatchanged.records import Chunk, Purpose
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.faults import point
@@ -52,8 +52,10 @@ def decode(
                 chunk.key,
                 f"decode {comparison.name} {chunk.side} {purpose} {round_index}.{number}",
                 on_gpu=job.on_gpu,
+                workers=job.workers,
                 chunk=chunk,
                 model=comparison.models[chunk.side],
+                identity=job.identity(comparison.models[chunk.side], settings),
                 counted_as=comparison.counted_as[chunk.side],
                 settings=settings,
                 config=job.config,
@@ -92,9 +94,7 @@ def _plan(
             bank,
             plan["counts"],
             plan["already"],
-            decoder_identity=describe_decoder(
-                comparison.models[side], settings, job.config.prompts.format
-            ),
+            decoder_identity=job.identity(comparison.models[side], settings),
             seed=job.config.seed,
             stream=comparison.noise[side],
             purpose=purpose,
@@ -119,6 +119,7 @@ def _decode_chunk(
     key: str,
     chunk: Chunk,
     model: ModelConfig,
+    identity: str,
     counted_as: str,
     settings: DecodeConfig,
     config: AuditConfig,
@@ -128,6 +129,7 @@ def _decode_chunk(
     if known := recall(store, key):
         return known
     point("decode.before_chunk")
+    check_decoder(identity, model, settings, config.prompts.format)
     decoder = load_decoder(model, settings, config.prompts.format, config.run.device)
     started = time.perf_counter()
     texts = tabulate_texts(chunk, decoder.decode(chunk.requests))

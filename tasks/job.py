@@ -15,12 +15,14 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from tasks.caching import Manifest
+from tasks.workers import Workers
 from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
 from whatchanged.config_file import LoadedConfig, load_config
 from whatchanged.decode import Stream
 from whatchanged.keys import content_key
 from whatchanged.models.coupling import why_independent
 from whatchanged.models.device import may_use_gpu
+from whatchanged.models.loading import describe_decoder
 from whatchanged.preflight import check_audit, choose_run_dir
 from whatchanged.progress import StageBar
 from whatchanged.records import Purpose, Side
@@ -99,6 +101,7 @@ class Job:
     folder: RunFolder
     root: Path
     progress: Progress
+    workers: Workers
 
     @property
     def config(self) -> AuditConfig:
@@ -129,6 +132,10 @@ class Job:
             return settings
         shorter = min(self.config.divergence.max_new_tokens, settings.max_new_tokens)
         return settings.model_copy(update={"max_new_tokens": shorter})
+
+    def identity(self, model: ModelConfig, settings: DecodeConfig) -> str:
+        """The name of everything that changes a text of this model."""
+        return describe_decoder(model, settings, self.config.prompts.format)
 
     @property
     def pair(self) -> Comparison:
@@ -167,7 +174,7 @@ def open_job(config: str, overrides: list[str], run_dir: str | None) -> Job:
     check_audit(loaded.config, path)
     folder = RunFolder.create(path)
     folder.write_config(loaded.to_yaml())
-    return Job(loaded, folder, cache_root(), Progress(folder))
+    return Job(loaded, folder, cache_root(), Progress(folder), Workers(loaded.config.run))
 
 
 def name_run() -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from whatchanged.config_blocks import Block, parse_block
+from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource
 
 # Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed: at
@@ -305,14 +306,6 @@ class ReportConfig(Block):
 
     ground_truth: str | None = None
     dashboard: bool = True
-
-
-class RunConfig(Block):
-    """`offline` refuses every connection beyond this machine."""
-
-    runner: Literal["threads"] = "threads"
-    device: str = "auto"
-    offline: bool = False
 
 
 class BudgetConfig(Block):

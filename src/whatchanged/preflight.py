@@ -10,6 +10,7 @@ from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig
 from whatchanged.models.loading import check_apis, check_side
 from whatchanged.models.offline import keep_offline
+from whatchanged.models.ray_cluster import check_ray
 from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.store.runs import RunFolder
 from whatchanged.truth import read_ground_truth
@@ -41,3 +42,5 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     for side in (config.base, config.intervention):
         check_side(side)
     check_apis(config)
+    if config.run.runner == "ray":
+        check_ray(config.run.ray_address)

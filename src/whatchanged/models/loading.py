@@ -7,6 +7,7 @@ never the device, the batch size, or what `auto` becomes on one machine.
 from __future__ import annotations
 
 import json
+import platform
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from whatchanged.config import (
     JudgeTierConfig,
     ModelConfig,
 )
-from whatchanged.errors import ConfigError, UsageError
+from whatchanged.errors import ConfigError, MissingDependencyError, UsageError
 from whatchanged.models.offline import is_local_endpoint
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
@@ -92,6 +93,27 @@ def load_decoder(
     from whatchanged.models.thinking import answer_decoder
 
     return answer_decoder(decoder)
+
+
+def check_decoder(
+    identity: str, model: ModelConfig, decode: DecodeConfig, prompt_format: str
+) -> None:
+    """Nothing, where this machine has exactly the model of this identity (`describe_decoder`).
+
+    Raises MissingDependencyError where a worker has none of that name, or another one.
+    """
+    here = f"worker {platform.node()}"
+    try:
+        found = describe_decoder(model, decode, prompt_format)
+    except (UsageError, MissingDependencyError) as error:
+        raise MissingDependencyError(
+            f"{here}: {error}; put the model where every worker finds it"
+        ) from None
+    if found != identity:
+        raise MissingDependencyError(
+            f"{here}: expected the same {model.model!r} as where the run was started, found other "
+            "weights, another tokenizer or another version of this package: copy them there"
+        )
 
 
 def check_side(model: ModelConfig) -> None:

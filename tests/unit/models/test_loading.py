@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from tests.unit.models.tiny_models import save_causal_model
-from whatchanged.config import DecodeConfig, EmbedConfig, JudgeTierConfig, ModelConfig, RunConfig
+from whatchanged.config import DecodeConfig, EmbedConfig, JudgeTierConfig, ModelConfig
 from whatchanged.models.loading import (
     describe_decoder,
     describe_embedder,
     describe_judge,
     load_decoder,
 )
+from whatchanged.run_config import RunConfig
 
 
 def described(folder: Path, prompt_format: str = "auto", **settings: Any) -> str:

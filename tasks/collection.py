@@ -17,9 +17,9 @@ from whatchanged.activations.clusters import firing_thresholds
 from whatchanged.activations.processing import ComponentTable, ProcessedActivations
 from whatchanged.activations.reading import (
     TextContrast,
+    choose_clusters,
     choose_texts,
     find_contrasts,
-    name_clusters,
 )
 from whatchanged.activations.selectivity import TextSummaries, choosing_prompts
 from whatchanged.config import AuditConfig
@@ -72,7 +72,7 @@ class Collection:
     @cached_property
     def clusters(self) -> dict[int, str]:
         """The text clusters that are compared: label and id."""
-        return name_clusters(self.run.clusters, N_CLUSTERS)
+        return choose_clusters(self.run.clusters, N_CLUSTERS)
 
     @cached_property
     def chunks(self) -> list[pd.DataFrame]:

@@ -26,6 +26,7 @@ def audit(config: str, run_dir: Path, *overrides: str) -> dict[str, Any]:
     return audit(config=path, overrides=list(overrides), run_dir=str(run_dir))
 
 
+@pytest.mark.timeout(900)
 def test_the_demo_finds_what_was_planted_and_little_else(
     prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,9 @@ import pytest
 from whatchanged.activations.reading import (
     READ_COLUMNS,
     TextContrast,
+    choose_clusters,
     choose_texts,
     find_contrasts,
-    name_clusters,
     pick_balanced,
 )
 from whatchanged.records import NOISE
@@ -254,16 +254,19 @@ def test_contrasts_are_stated_by_all_that_they_compare() -> None:
 def test_the_text_clusters_that_differ_most_in_the_last_round_are_named() -> None:
     clusters = pd.DataFrame(
         [
-            ("text", 0, "r-0-t0", 0, 0.9),
-            ("text", 1, "r-1-t0", 0, 0.1),
-            ("text", 1, "r-1-t1", 1, -0.3),
-            ("text", 1, "r-1-t2", 2, 0.2),
-            ("segment", 1, "r-1-s0", 0, 0.8),
+            ("text", 0, "r-0-t0", 0, 0.9, 20),
+            ("text", 1, "r-1-t0", 0, 0.1, 20),
+            ("text", 1, "r-1-t1", 1, -0.3, 10),
+            ("text", 1, "r-1-t2", 2, 0.2, 20),
+            ("text", 1, "r-1-t3", 3, 0.9, 9),
+            ("segment", 1, "r-1-s0", 0, 0.8, 20),
         ],
-        columns=["level", "round", "cluster", "label", "difference"],
+        columns=["level", "round", "cluster", "label", "difference", "n_base"],
     )
-    assert name_clusters(clusters, 2) == {1: "r-1-t1", 2: "r-1-t2"}
-    assert name_clusters(clusters, 9) == {0: "r-1-t0", 1: "r-1-t1", 2: "r-1-t2"}
+    clusters["n_intervention"] = 10
+    assert choose_clusters(clusters, 2) == {1: "r-1-t1", 2: "r-1-t2"}
+    # Nineteen texts are too few.
+    assert choose_clusters(clusters, 9) == {0: "r-1-t0", 1: "r-1-t1", 2: "r-1-t2"}
 
 
 # What contributions are measured on --------------------------------------------------------------

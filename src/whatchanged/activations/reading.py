@@ -24,6 +24,7 @@ ComparisonKind: TypeAlias = Literal["finding", "cluster", "run"]
 Contrast: TypeAlias = Literal["texts", "sides"]
 
 _FRESH_SHARE = 1 / 2
+_FEWEST_TEXTS = 20
 _QUOTED = ("supporting", "contradicting")
 
 
@@ -155,10 +156,11 @@ def _rank_discovery(drawn: pd.DataFrame, compared: Sequence[int]) -> list[str]:
     return list(seen.assign(place=place).sort_values(["place", "other"])["text_key"])
 
 
-def name_clusters(clusters: pd.DataFrame, n: int) -> dict[int, str]:
+def choose_clusters(clusters: pd.DataFrame, n: int) -> dict[int, str]:
     """The `n` text clusters of the last round whose shares differ most between the sides: label
-    and id."""
+    and id. One of fewer than 20 texts is not chosen: a handful is told apart by nothing."""
     last = clusters[(clusters["level"] == "text") & (clusters["round"] == clusters["round"].max())]
+    last = last[last["n_base"] + last["n_intervention"] >= _FEWEST_TEXTS]
     order = np.argsort(-last["difference"].abs().to_numpy(), kind="stable")[:n]
     chosen = last.iloc[np.sort(order)]
     return dict(zip(chosen["label"].astype(int), chosen["cluster"].astype(str), strict=True))

@@ -31,9 +31,10 @@ def test_the_demo_finds_what_was_planted_and_little_else(
     prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
-    started = time.perf_counter()
+    # Work done, which wall time is not where neighbours share the cores.
+    started = time.process_time()
     audit("demo.yaml", tmp_path / "demo")
-    first_s = time.perf_counter() - started
+    first_s = time.process_time() - started
     run = whatchanged.load(tmp_path / "demo")
     behaviours = read_ground_truth("demo:ground_truth.json")
     assert behaviours is not None
@@ -44,9 +45,10 @@ def test_the_demo_finds_what_was_planted_and_little_else(
     recounted = recount([f for f in run.findings if f["id"] in others], run, tmp_path, 2_000)
     assert sum(not row["is_real"] for row in recounted) <= 1
 
-    started = time.perf_counter()
+    started = time.process_time()
     again = audit("demo.yaml", tmp_path / "again")
-    again_s = time.perf_counter() - started
+    again_s = time.process_time() - started
+    print(f"{first_s:.1f} and {again_s:.1f} s of processor time")
     assert sum(side["n_decoded"] for side in again["decode"].values()) == 0
     assert again["embed"]["n_embedded"] == 0
     assert again_s < first_s / 4

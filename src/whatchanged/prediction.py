@@ -80,6 +80,7 @@ def predict_sides(
     n_texts = size.reshape(by_side).sum(axis=1)
     weights = size / np.maximum(np.repeat(n_texts, n_strata), 1)
     means = (weights * shares).reshape(by_side).sum(axis=1)
+    # Their variances are below, which rounding alone could leave a little under zero.
     squares = (weights * shares**2).reshape(by_side).sum(axis=1)
     is_empty = bool((n_texts == 0).any())
     base, intervention = (
@@ -96,7 +97,7 @@ def predict_sides(
         (signs * weights)[filled],
         shares[filled],
         n_judged[filled],
-        float(((squares - means**2) / np.maximum(n_texts, 1)).sum()),
+        float((np.maximum(squares - means**2, 0.0) / np.maximum(n_texts, 1)).sum()),
     )
 
 
@@ -139,7 +140,7 @@ def predict_pairs(
     effect = float((weights * (gains - losses)).sum())
     # Gains and losses of a cell exclude each other, which adds to the variance of a difference.
     exclusive = weights**2 * 2 * gains * losses / np.maximum(n_judged, 1)
-    spread = ((weights * (gains - losses) ** 2).sum() - effect**2) / max(n_pairs, 1)
+    spread = max(0.0, (weights * (gains - losses) ** 2).sum() - effect**2) / max(n_pairs, 1)
     filled = size > 0
     return Prediction(
         side_shares[0],

@@ -178,8 +178,9 @@ def plant_topics(
     with torch.no_grad():
         fired = torch.relu(centred @ encoder + bias)
         gain = _PLANTED_SIZE / fired[fired > 0].mean()
-        decoder = torch.linalg.lstsq(gain * fired, centred).solution
-        return {"W_enc": gain * encoder, "b_enc": gain * bias, "W_dec": decoder}
+        # In 64 bits: in 32, LAPACK's last bits depend on where in memory its inputs lie.
+        decoder = torch.linalg.lstsq((gain * fired).double(), centred.double()).solution
+        return {"W_enc": gain * encoder, "b_enc": gain * bias, "W_dec": decoder.float()}
 
 
 def fit(sae: Sae, spec: SaeSpec, activations: torch.Tensor, topics: torch.Tensor, seed: int) -> Sae:

@@ -8,7 +8,7 @@ for each such kind null, or the reason why there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -61,7 +61,7 @@ class PackedRun(RunTables, Protocol):
     def pairs(self) -> pd.DataFrame: ...
 
 
-class Pack:
+class Pack(Parts):
     """A run's parts, each made when it is asked for; the same run gives the same bytes.
 
     `name` is the run's, `created_utc` when it was finished. `load_pieces` gives the function that
@@ -84,20 +84,6 @@ class Pack:
         self._run, self._name, self._created_utc = run, name, created_utc
         self._load_pieces, self._per_cluster = load_pieces, texts_per_cluster
         self._load_activations = load_activations
-
-    def names(self) -> list[str]:
-        """The names of all parts, the manifest first."""
-        return ["manifest", *self._writers]
-
-    def part(self, name: str) -> bytes:
-        """A part's bytes, not compressed. Raises KeyError for a name that is none."""
-        return self._manifest() if name == "manifest" else self._writers[name]()
-
-    def parts(self) -> Iterator[tuple[str, bytes]]:
-        """Every part by name, the manifest last: where it is, all others are."""
-        for name, write in self._writers.items():
-            yield name, write()
-        yield "manifest", self._manifest()
 
     @cached_property
     def rows(self) -> Rows:

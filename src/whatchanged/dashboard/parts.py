@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
@@ -15,21 +16,36 @@ if TYPE_CHECKING:
 PACK_VERSION = 1
 
 
-class Parts(Protocol):
+class Parts(ABC):
     """A run as named parts, each made when it is asked for."""
 
     def names(self) -> list[str]:
         """The names of all parts, the manifest first."""
+        return ["manifest", *self._writers]
 
     def part(self, name: str) -> bytes:
         """A part's bytes, not compressed. Raises KeyError for a name that is none."""
+        return self._manifest() if name == "manifest" else self._writers[name]()
 
     def parts(self) -> Iterator[tuple[str, bytes]]:
         """Every part by name, the manifest last: where it is, all others are."""
+        for name, write in self._writers.items():
+            yield name, write()
+        yield "manifest", self._manifest()
 
     @property
+    @abstractmethod
     def rows(self) -> Rows | None:
         """The texts that can be searched, None where the run has no such texts."""
+
+    @property
+    @abstractmethod
+    def _writers(self) -> Mapping[str, Callable[[], bytes]]:
+        """What makes each part but the manifest, by name."""
+
+    @abstractmethod
+    def _manifest(self) -> bytes:
+        """The part that says what the others are."""
 
 
 class DescribedRun(Protocol):

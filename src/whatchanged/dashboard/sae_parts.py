@@ -8,7 +8,7 @@ table about all SAEs, and in numbered series `specialists/0` and `highlights/0` 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from whatchanged.dashboard.columns import encode_part
-from whatchanged.dashboard.parts import PACK_VERSION, encode_about
+from whatchanged.dashboard.parts import PACK_VERSION, Parts, encode_about
 from whatchanged.dashboard.text_parts import count_units
 from whatchanged.pages.numbers import plural
 from whatchanged.saes.features import ZERO
@@ -59,7 +59,7 @@ class ComparedRun(Protocol):
     def read_table(self, name: str) -> pd.DataFrame: ...
 
 
-class SaePack:
+class SaePack(Parts):
     """The parts of a comparison, each made when it is asked for; the same run gives the same bytes.
 
     `name` is the run's, `created_utc` when it was finished.
@@ -69,20 +69,6 @@ class SaePack:
 
     def __init__(self, run: ComparedRun, *, name: str, created_utc: str | None = None) -> None:
         self._run, self._name, self._created_utc = run, name, created_utc
-
-    def names(self) -> list[str]:
-        """The names of all parts, the manifest first."""
-        return ["manifest", *self._writers]
-
-    def part(self, name: str) -> bytes:
-        """A part's bytes, not compressed. Raises KeyError for a name that is none."""
-        return self._manifest() if name == "manifest" else self._writers[name]()
-
-    def parts(self) -> Iterator[tuple[str, bytes]]:
-        """Every part by name, the manifest last: where it is, all others are."""
-        for name, write in self._writers.items():
-            yield name, write()
-        yield "manifest", self._manifest()
 
     @cached_property
     def _writers(self) -> dict[str, Callable[[], bytes]]:

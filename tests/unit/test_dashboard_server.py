@@ -20,6 +20,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from benchmarks.dashboard_run import invent_run, pack_invented  # noqa: E402
 from whatchanged.cli.dashboard import check_address, host_names, read_news  # noqa: E402
+from whatchanged.dashboard import server  # noqa: E402
 from whatchanged.dashboard.columns import as_script  # noqa: E402
 from whatchanged.dashboard.search import TextSearch  # noqa: E402
 from whatchanged.dashboard.server import LatestPack, make_app  # noqa: E402
@@ -131,18 +132,44 @@ def test_a_pack_is_loaded_once_until_the_results_change() -> None:
     assert loads == ["1", "2"]
 
 
+class Noting:
+    """A pack that notes which parts are made, and has none under the name `damaged`."""
+
+    def __init__(self, damaged: str = "") -> None:
+        self.made: list[str] = []
+        self._damaged = damaged
+
+    def part(self, name: str) -> bytes:
+        self.made.append(name)
+        if name == self._damaged:
+            raise InputError("damaged")
+        return PACK.part(name)
+
+
 def test_what_the_first_screens_need_is_made_before_anyone_asks() -> None:
-    made: list[str] = []
+    pack = Noting(damaged="verdict")
+    LatestPack(lambda: pack, lambda: NEWS).warm()  # type: ignore[arg-type, return-value]
+    assert pack.made == ["manifest", "verdict", "hypothesis/0"]
 
-    class Noting:
-        def part(self, name: str) -> bytes:
-            made.append(name)
-            if name == "verdict":
-                raise InputError("damaged")
-            return PACK.part(name)
 
-    LatestPack(lambda: Noting(), lambda: NEWS).warm()  # type: ignore[arg-type, return-value]
-    assert made == ["manifest", "verdict", "hypothesis/0"]
+def test_a_part_is_made_once_until_the_results_change() -> None:
+    news, pack = dict(NEWS), Noting()
+    latest = LatestPack(lambda: pack, lambda: news)  # type: ignore[arg-type, return-value]
+    first = latest.script("verdict")
+    assert latest.script("verdict") == first
+    assert pack.made == ["verdict"]
+    news["revision"] = "2"
+    latest.script("verdict")
+    assert pack.made == ["verdict", "verdict"]
+
+
+def test_only_the_parts_last_asked_for_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_SCRIPTS_KEPT", 2)
+    pack = Noting()
+    latest = LatestPack(lambda: pack, lambda: NEWS)  # type: ignore[arg-type, return-value]
+    for name in ("verdict", "manifest", "verdict", "hypothesis/0", "verdict", "manifest"):
+        latest.script(name)
+    assert pack.made == ["verdict", "manifest", "hypothesis/0", "manifest"]
 
 
 def test_results_that_are_not_there_yet_are_told_in_words() -> None:

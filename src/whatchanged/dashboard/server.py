@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 HEARTBEAT_S = 15.0
+# The parts last asked for, of at most about 2 MB each.
+MAX_SCRIPTS_KEPT = 32
 COOKIE = "whatchanged_token"
 
 News = Mapping[str, Any]
@@ -44,13 +46,19 @@ class LatestPack:
         self._load, self._read_news = load, read_news
         self._lock = threading.Lock()
         self._pack: Parts | None = None
+        self._scripts: dict[str, bytes] = {}
         self._search: TextSearch | None = None
         self._revision: str | None = None
 
     def script(self, name: str) -> bytes:
-        """A part as the page loads it. Raises KeyError for a name that is none."""
+        """A part as the page loads it, made once. Raises KeyError for a name that is none."""
         with self._lock:
-            return as_script(name, self._fresh().part(name))
+            pack = self._fresh()
+            script = self._scripts.pop(name, None) or as_script(name, pack.part(name))
+            self._scripts[name] = script
+            if len(self._scripts) > MAX_SCRIPTS_KEPT:
+                del self._scripts[next(iter(self._scripts))]
+            return script
 
     def warm(self) -> None:
         """Makes what the first screens need before anyone asks; a problem is told to who asks."""
@@ -74,6 +82,7 @@ class LatestPack:
         revision = str(self._read_news()["revision"])
         if self._pack is None or revision != self._revision:
             self._pack, self._search, self._revision = self._load(), None, revision
+            self._scripts = {}
         return self._pack
 
 

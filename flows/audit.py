@@ -55,7 +55,7 @@ def run_stages(job: Job) -> dict[str, Any]:
     for part in found:
         tested.append(test(job, prompts, part, tested[0] if tested else None))
     summary = report(job, prompts, explored, tested)
-    collect(open_collection(summary["run"], []))
+    collect(open_collection(summary["run"], []), job.workers)
     if job.config.report.dashboard:
         dashboard(summary["run"])
     return summary

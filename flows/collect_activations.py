@@ -15,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from tasks.activations import collect
 from tasks.collection import open_collection
 from tasks.dashboard import dashboard
+from tasks.workers import Workers
 
 
 def name_collection() -> str:
@@ -31,7 +32,8 @@ def name_collection() -> str:
 def collect_activations(run: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """Add the folder `activations` to a finished run, or replace it; its summary."""
     collection = open_collection(run, overrides or [])
-    summary = collect(collection)
+    with Workers(collection.config.run) as workers:
+        summary = collect(collection, workers)
     if collection.config.report.dashboard:
         dashboard(run)
     return summary

@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.caching import CACHED, RETRIED, Manifest, part_key, recall, remember, start
 from tasks.collection import (
     STAGE,
+    Chunk,
     Collection,
     load_blocks,
     load_firings,
@@ -28,6 +29,7 @@ from tasks.collection import (
     load_table,
 )
 from tasks.showing import follow
+from tasks.workers import Workers
 from whatchanged.activations import evidence, passes, tables
 from whatchanged.activations.grouping import group_firings, summarize_groups
 from whatchanged.activations.groups import ComponentGroups
@@ -44,8 +46,9 @@ GROUPS, SELECTIVE, TABLE, FIGURES = "groups", "selective", "table", "figures"
 N_SHOWN, N_UNITS_PER_TEXT = 8, 3
 
 
-def collect(collection: Collection) -> dict[str, Any]:
-    """Read the run's texts and add what fires on them to its folder; the stage's summary."""
+def collect(collection: Collection, workers: Workers) -> dict[str, Any]:
+    """Read the run's texts, on the workers where these are elsewhere, and add what fires on them to
+    its folder; the stage's summary."""
     started = time.perf_counter()
     with StageBar(STAGE) as bar:
         surveyed = _run(collection, _survey, collection.survey_key, "survey components")
@@ -53,10 +56,10 @@ def collect(collection: Collection) -> dict[str, Any]:
         contributed: list[Manifest] = []
         chosen = compared = surveyed
         if surveyed.n and collection.chunks:
-            measured = _over_chunks(collection, _measure, "measure", bar)
+            measured = _over_chunks(collection, workers, _measure, "measure", bar)
             key = collection.stage_key("choose", _edges(measured))
             chosen = _run(collection, _choose, key, "choose components", measured=measured)
-            read = _over_chunks(collection, _read, "read", bar, chosen=chosen)
+            read = _over_chunks(collection, workers, _read, "read", bar, chosen=chosen)
             key = collection.stage_key(
                 "compare", collection.name, collection.stated_contrasts, _edges([chosen, *read])
             )
@@ -77,16 +80,21 @@ def _run(
 
 
 def _over_chunks(
-    collection: Collection, work: Task[..., Manifest], stage: str, bar: StageBar, **inputs: Any
+    collection: Collection,
+    workers: Workers,
+    work: Task[..., Manifest],
+    stage: str,
+    bar: StageBar,
+    **inputs: Any,
 ) -> list[Manifest]:
     """One task per chunk of texts, with their progress."""
     futures = []
-    for number, texts in enumerate(collection.chunks):
-        key = collection.stage_key(stage, list(texts["text_key"]), _edges(inputs.values()))
+    for number, chunk in enumerate(collection.chunks):
+        key = collection.stage_key(stage, list(chunk.texts["text_key"]), _edges(inputs.values()))
         futures.append(
             start(
                 collection.store, work, key, f"{stage} components {number}",
-                on_gpu=collection.on_gpu, number=number, collection=collection, **inputs,
+                on_gpu=collection.on_gpu, workers=workers, chunk=chunk, **inputs,
             )
         )  # fmt: skip
     return follow(futures, f"activations-{stage}", "texts", bar)
@@ -132,17 +140,17 @@ def _survey(key: str, collection: Collection) -> Manifest:
 
 
 @task(name="measure components", **CACHED, **RETRIED)
-def _measure(key: str, number: int, collection: Collection) -> Manifest:
+def _measure(key: str, chunk: Chunk) -> Manifest:
     def measure(texts: pd.DataFrame) -> passes.Arrays:
-        reader = load_reader(collection.config)
+        reader = load_reader(chunk.config)
         return passes.measure_chunk(
             reader.read(list(texts["prompt"]), list(texts["token_ids"])),
             reader.modules,
             (texts["side"] == "intervention").to_numpy(),
-            texts["prompt_key"].isin(collection.choosing_prompts).to_numpy(),
+            texts["prompt_key"].isin(chunk.choosing_prompts).to_numpy(),
         )
 
-    return _on_chunk(key, number, collection, measure)
+    return _on_chunk(key, chunk, measure)
 
 
 @task(name="choose components", **CACHED)
@@ -158,15 +166,13 @@ def _choose(key: str, measured: list[Manifest], collection: Collection) -> Manif
 
 
 @task(name="read components", **CACHED, **RETRIED)
-def _read(key: str, number: int, chosen: Manifest, collection: Collection) -> Manifest:
+def _read(key: str, chunk: Chunk, chosen: Manifest) -> Manifest:
     def read(texts: pd.DataFrame) -> passes.Arrays:
-        table, thresholds = load_table(collection, chosen)
-        batches = load_reader(collection.config).read(
-            list(texts["prompt"]), list(texts["token_ids"])
-        )
+        table, thresholds = load_table(chunk, chosen)
+        batches = load_reader(chunk.config).read(list(texts["prompt"]), list(texts["token_ids"]))
         return passes.read_chunk(batches, list(texts["text_key"]), table, thresholds)
 
-    return _on_chunk(key, number, collection, read)
+    return _on_chunk(key, chunk, read)
 
 
 @task(name="compare activations", **CACHED)
@@ -180,7 +186,7 @@ def _compare(key: str, chosen: Manifest, read: list[Manifest], collection: Colle
     groups = group_firings(
         load_blocks(collection, own, read), own, thresholds[is_own], collection.name
     )
-    keys = [list(texts["text_key"]) for texts in collection.chunks]
+    keys = [list(chunk.texts["text_key"]) for chunk in collection.chunks]
     clusters = summarize_groups(load_blocks(collection, own, read), keys, own, groups)
     summaries = load_summaries(collection, table, read)
     rows = evidence.select_units(
@@ -295,18 +301,11 @@ def _write_tables(
     }
 
 
-def _on_chunk(
-    key: str,
-    number: int,
-    collection: Collection,
-    work: Callable[[pd.DataFrame], passes.Arrays],
-) -> Manifest:
-    store = collection.store
-    if known := recall(store, key):
+def _on_chunk(key: str, chunk: Chunk, work: Callable[[pd.DataFrame], passes.Arrays]) -> Manifest:
+    if known := recall(chunk.store, key):
         return known
-    texts = collection.chunks[number]
     started = time.perf_counter()
-    store.put_arrays(key, work(texts))
+    chunk.store.put_arrays(key, work(chunk.texts))
     seconds = time.perf_counter() - started
-    get_run_logger().info("%d texts in %.1f s", len(texts), seconds)
-    return remember(store, Manifest(key=key, n=len(texts), seconds=seconds))
+    get_run_logger().info("%d texts in %.1f s", len(chunk.texts), seconds)
+    return remember(chunk.store, Manifest(key=key, n=len(chunk.texts), seconds=seconds))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,32 @@ from whatchanged.store.runs import Run, load_run
 STAGE = "activations"
 # The text clusters that are compared: those whose shares differ most.
 N_CLUSTERS = 5
+
+
+class Read(Protocol):
+    """What names the outputs of earlier stages: a collection, or one chunk of it."""
+
+    @property
+    def config(self) -> AuditConfig: ...
+    @property
+    def store(self) -> ArtifactStore: ...
+    @property
+    def survey_key(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of the texts, and all that a worker needs to read it: the run folder is not."""
+
+    texts: pd.DataFrame
+    choosing_prompts: frozenset[str]
+    config: AuditConfig
+    root: Path
+    survey_key: str
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.root)
 
 
 @dataclass(frozen=True)
@@ -75,10 +102,16 @@ class Collection:
         return choose_clusters(self.run.clusters, N_CLUSTERS)
 
     @cached_property
-    def chunks(self) -> list[pd.DataFrame]:
+    def chunks(self) -> list[Chunk]:
         """They in pieces of fixed size."""
         size = self.config.activations.chunk_texts
-        return [self.texts[at : at + size] for at in range(0, len(self.texts), size)]
+        return [
+            Chunk(
+                self.texts[at : at + size], self.choosing_prompts, self.config, self.root,
+                self.survey_key,
+            )
+            for at in range(0, len(self.texts), size)
+        ]  # fmt: skip
 
     @cached_property
     def choosing_prompts(self) -> frozenset[str]:
@@ -141,24 +174,22 @@ def open_collection(run: str, overrides: list[str]) -> Collection:
     return Collection(loaded, config, cache_root())
 
 
-def load_modules(collection: Collection) -> dict[str, int]:
+def load_modules(read: Read) -> dict[str, int]:
     """The number of components of each module, in the order of reading."""
-    return dict(collection.store.get_json(collection.survey_key)["modules"])
+    return dict(read.store.get_json(read.survey_key)["modules"])
 
 
-def load_skipped(collection: Collection) -> dict[str, str]:
+def load_skipped(read: Read) -> dict[str, str]:
     """The sources that this pair does not have, and why."""
-    return dict(collection.store.get_json(collection.survey_key)["skipped"])
+    return dict(read.store.get_json(read.survey_key)["skipped"])
 
 
-def load_table(
-    collection: Collection, chosen: Manifest
-) -> tuple[ComponentTable, NDArray[np.float32]]:
+def load_table(read: Read, chosen: Manifest) -> tuple[ComponentTable, NDArray[np.float32]]:
     """The components that are kept, and where each living one counts as firing."""
-    modules = load_modules(collection)
-    maxima = collection.store.get_arrays(chosen.key)["maxima"]
+    modules = load_modules(read)
+    maxima = read.store.get_arrays(chosen.key)["maxima"]
     table = ComponentTable(tuple(modules), tuple(modules.values()), maxima)
-    return table, firing_thresholds(table, collection.config.activations.firing_share)
+    return table, firing_thresholds(table, read.config.activations.firing_share)
 
 
 def load_summaries(
@@ -166,7 +197,7 @@ def load_summaries(
 ) -> TextSummaries:
     """What each living component did in each text."""
     arrays = (collection.store.get_arrays(part.key) for part in read)
-    keys = [list(texts["text_key"]) for texts in collection.chunks]
+    keys = [list(chunk.texts["text_key"]) for chunk in collection.chunks]
     return passes.join_chunks(arrays, keys, table)
 
 
@@ -174,8 +205,8 @@ def load_firings(
     collection: Collection, own: ComponentTable, read: list[Manifest]
 ) -> Iterator[tuple[pd.DataFrame, ProcessedActivations]]:
     """The texts of each chunk and what fires on them, one chunk in memory at a time."""
-    for texts, part in zip(collection.chunks, read, strict=True):
-        yield texts, passes.dense_firings(collection.store.get_arrays(part.key), own)
+    for chunk, part in zip(collection.chunks, read, strict=True):
+        yield chunk.texts, passes.dense_firings(collection.store.get_arrays(part.key), own)
 
 
 def load_blocks(

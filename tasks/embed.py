@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,10 +15,12 @@ from prefect import get_run_logger, task
 from tasks.caching import CACHED, RETRIED, Manifest, recall, remember, start
 from tasks.decode import load_texts
 from tasks.job import Comparison, Job
-from whatchanged.embed import embed_texts, segment_table
+from whatchanged.config import EmbedConfig
+from whatchanged.embed import EmbeddedBlock, embed_block, embed_texts, segment_table
 from whatchanged.keys import content_key
-from whatchanged.models.loading import describe_embedder, load_embedder
+from whatchanged.models.loading import check_embedder, describe_embedder, load_embedder
 from whatchanged.records import Purpose
+from whatchanged.store.artifacts import ArtifactStore
 
 
 def embed(
@@ -49,7 +54,8 @@ def _embed(key: str, decoded: list[Manifest], job: Job) -> Manifest:
     segments = segment_table(load_texts(job.store, decoded))
     embedder = load_embedder(job.config.embed, job.config.run.device)
     started = time.perf_counter()
-    embedded = embed_texts(segments["segment"].tolist(), embedder, job.vectors)
+    spread = partial(_spread, job) if job.workers.are_elsewhere else None
+    embedded = embed_texts(segments["segment"].tolist(), embedder, job.vectors, spread=spread)
     seconds = time.perf_counter() - started
     job.store.put_table(key, segments)
     counts = {
@@ -59,3 +65,46 @@ def _embed(key: str, decoded: list[Manifest], job: Job) -> Manifest:
     }
     get_run_logger().info("%(n_embedded)d embedded, %(n_cached)d cached", counts)
     return remember(job.store, Manifest(key=key, n=len(segments), seconds=seconds, counts=counts))
+
+
+def _spread(job: Job, blocks: list[list[str]]) -> Iterator[EmbeddedBlock]:
+    """What the workers make of each block, in order."""
+    settings = job.config.embed
+    identity = describe_embedder(settings)
+    started = [
+        start(
+            job.store,
+            _embed_block,
+            content_key("embed-block/1", identity, block),
+            f"embed block {number}",
+            workers=job.workers,
+            texts=block,
+            settings=settings,
+            identity=identity,
+            device=job.config.run.device,
+            root=job.root,
+        )
+        for number, block in enumerate(blocks)
+    ]
+    for one in started:
+        manifest = one.result()
+        rows = job.store.get_arrays(manifest.key)["rows"]
+        yield EmbeddedBlock(rows, int(manifest.measured("n_truncated") or 0))
+
+
+@task(name="embed block", **CACHED, **RETRIED)
+def _embed_block(
+    key: str, texts: list[str], settings: EmbedConfig, identity: str, device: str, root: Path
+) -> Manifest:
+    store = ArtifactStore(root)
+    if known := recall(store, key):
+        return known
+    check_embedder(identity, settings)
+    embedder = load_embedder(settings, device)
+    started = time.perf_counter()
+    found = embed_block(texts, embedder)
+    seconds = time.perf_counter() - started
+    store.put_arrays(key, {"rows": found.rows})
+    counts = {"n_truncated": found.n_truncated}
+    get_run_logger().info("%d segments in %.1f s", len(texts), seconds)
+    return remember(store, Manifest(key=key, n=len(texts), seconds=seconds, counts=counts))

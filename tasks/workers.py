@@ -6,17 +6,19 @@ output in the store that all see. A chunk whose worker dies is computed by anoth
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from prefect import Task
 from prefect.context import FlowRunContext
 from prefect.exceptions import CrashedRun
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, wait
 from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
@@ -27,6 +29,7 @@ from whatchanged.run_config import RunConfig
 Runner: TypeAlias = TaskRunner[PrefectFuture[Any]]
 
 MAX_DEATHS = 3
+_PATIENCE_S = 2.0
 # What a worker must know of this process's environment; keys are not among it.
 _PASSED = (
     "WHATCHANGED_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY",
@@ -45,6 +48,8 @@ class Workers:
         self.run = run
         self._runner: Runner | None = None
         self._generation = 0
+        self._others: frozenset[BaseProcess] = frozenset()
+        self._own: set[BaseProcess] = set()
         self._stack = ExitStack()
 
     @property
@@ -67,7 +72,18 @@ class Workers:
 
     def submit(self, task: Task[..., Any], inputs: dict[str, Any]) -> Submitted:
         """The task on its way to a worker."""
-        return Submitted(lambda: self._submit(task, inputs), lambda: self._generation, self._revive)
+        return Submitted(self, lambda: self._submit(task, inputs))
+
+    @property
+    def generation(self) -> int:
+        """How often the processes were opened anew."""
+        return self._generation
+
+    def has_lost_one(self) -> bool:
+        """Whether one of the processes has died. The pool is told late, or never where a process
+        takes the lock of its queue along, and then waits for ever."""
+        self._own |= set(multiprocessing.active_children()) - self._others
+        return any(not process.is_alive() for process in self._own)
 
     def _submit(self, task: Task[..., Any], inputs: dict[str, Any]) -> PrefectFuture[Any]:
         assert self._runner is not None, "no worker without an open context"
@@ -91,6 +107,7 @@ class Workers:
     def _open(self) -> None:
         runner: Any
         if self.run.runner == "processes":
+            self._others, self._own = frozenset(multiprocessing.active_children()), set()
             runner = ProcessPoolTaskRunner(max_workers=n_processes(self.run))
         else:
             from prefect_ray import RayTaskRunner
@@ -100,12 +117,16 @@ class Workers:
             runner = RayTaskRunner()
         self._runner = self._stack.enter_context(runner)
 
-    def _revive(self, generation: int) -> None:
+    def revive(self, generation: int) -> None:
         """Open the processes anew after a death, once for all chunks of one generation: a pool that
         lost one of its processes is of no use. Ray replaces workers by itself."""
         if generation == self._generation:
             self._generation += 1
             if self.run.runner == "processes":
+                self.has_lost_one()
+                for process in self._own:
+                    # The others may wait for what the dead one held, deaf to a polite signal.
+                    process.kill()
                 self._stack.close()
                 self._open()
 
@@ -113,33 +134,38 @@ class Workers:
 class Submitted:
     """A chunk at a worker, submitted again where that dies."""
 
-    def __init__(
-        self,
-        submit: Callable[[], PrefectFuture[Any]],
-        generation: Callable[[], int],
-        revive: Callable[[int], None],
-    ) -> None:
-        self._submit, self._now, self._revive = submit, generation, revive
-        self._generation, self._future = generation(), submit()
+    def __init__(self, workers: Workers, submit: Callable[[], PrefectFuture[Any]]) -> None:
+        self._workers, self._submit = workers, submit
+        self._generation, self._future = workers.generation, submit()
 
     def result(self) -> Any:
         """What the task returned, or raise what it raised; WhatchangedError where its workers died
         one after the other."""
         for n_deaths in range(MAX_DEATHS + 1):
             try:
+                self._wait()
                 return self._future.result()
             except Exception as error:
                 # Of a pool that was opened anew, whatever its chunks say is that it was closed.
-                if not _is_death(error) and self._generation == self._now():
+                if not _is_death(error) and self._generation == self._workers.generation:
                     raise
             if n_deaths < MAX_DEATHS:
-                self._revive(self._generation)
-                self._generation, self._future = self._now(), self._submit()
+                self._workers.revive(self._generation)
+                self._generation, self._future = self._workers.generation, self._submit()
         raise WhatchangedError(
             f"expected a worker to finish its chunk, found {MAX_DEATHS + 1} that died of it, most "
             "often for want of memory: lower decode.chunk_texts or decode.batch_size; finished "
             "chunks are kept"
         )
+
+    def _wait(self) -> None:
+        """Wait for processes, one of which may die unheard; raises BrokenExecutor then."""
+        if self._workers.run.runner != "processes":
+            return
+        while wait([self._future], timeout=_PATIENCE_S).not_done:
+            is_old = self._generation != self._workers.generation
+            if is_old or self._workers.has_lost_one():
+                raise BrokenExecutor("a process died")
 
 
 def n_processes(run: RunConfig) -> int:

@@ -7,10 +7,10 @@ replies cluster by topic, which the prompt sets, and hide the change (design/000
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,13 @@ class VectorCache(Protocol):
     def put_many(self, namespace: str, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
         """Remember `rows` under `keys`."""
         ...
+
+
+class EmbeddedBlock(NamedTuple):
+    """`rows (n_texts, d_embed)` of some texts, and how many of these the model cut."""
+
+    rows: NDArray[np.float32]
+    n_truncated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +79,41 @@ def segment_table(texts: pd.DataFrame) -> pd.DataFrame:
     return labelled[list(SEGMENT_COLUMNS)]
 
 
+def embed_block(texts: Sequence[str], embedder: Embedder) -> EmbeddedBlock:
+    """The rows of texts that no cache has."""
+    n_truncated = embedder.n_truncated
+    rows = embedder.embed(texts)
+    return EmbeddedBlock(rows, embedder.n_truncated - n_truncated)
+
+
 def embed_texts(
-    texts: Sequence[str], embedder: Embedder, cache: VectorCache, *, block: int = 4096
+    texts: Sequence[str],
+    embedder: Embedder,
+    cache: VectorCache,
+    *,
+    block: int = 4096,
+    spread: Callable[[list[list[str]]], Iterable[EmbeddedBlock]] | None = None,
 ) -> Embedded:
     """One row per text in the order asked; each distinct text is embedded once, and only if the
     cache lacks it. New rows are remembered every `block` texts, so that a kill loses little.
 
-    Zero texts give `(0, d_embed)`.
+    `spread` embeds all these blocks elsewhere, each as `embed_block` would; None: here, one after
+    the other. Zero texts give `(0, d_embed)`.
     """
     distinct = list(dict.fromkeys(texts))
     keys = content_digests("embedding/1", distinct)
     known, rows = cache.get_many(embedder.identity, keys, embedder.d_embed)
     missing = np.flatnonzero(~known)
-    truncated_before = embedder.n_truncated
-    for start in range(0, len(missing), block):
-        part = missing[start : start + block]
-        rows[part] = embedder.embed([distinct[i] for i in part])
+    parts = [missing[start : start + block] for start in range(0, len(missing), block)]
+    blocks = [[distinct[i] for i in part] for part in parts]
+    done = spread(blocks) if spread else (embed_block(texts, embedder) for texts in blocks)
+    n_truncated = 0
+    for part, found in zip(parts, done, strict=True):
+        rows[part] = found.rows
+        n_truncated += found.n_truncated
         cache.put_many(embedder.identity, [keys[i] for i in part], rows[part])
     row_of = {text: row for row, text in enumerate(distinct)}
     order = np.fromiter((row_of[text] for text in texts), dtype=np.intp, count=len(texts))
-    n_truncated = embedder.n_truncated - truncated_before
     return Embedded(rows[order], len(missing), len(distinct) - len(missing), n_truncated)
 
 

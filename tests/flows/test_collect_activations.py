@@ -100,6 +100,19 @@ def own(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
+# Who reads ---------------------------------------------------------------------------------------
+
+
+def test_workers_read_what_this_process_reads(
+    collected: Collected, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / collected.run.name
+    shutil.copytree(finished.folder, run)
+    monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
+    collect(run, *FEW, "run.runner=processes", "run.workers=2")
+    assert files_of(run) == files_of(collected.run)
+
+
 # What is written ---------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -163,6 +164,40 @@ def test_a_process_that_is_killed_while_it_decodes_loses_no_text(
         texts = decode_screen(config, "run.runner=processes", "run.workers=2")
     assert len(killed) == 1
     pd.testing.assert_frame_equal(texts, threads, check_exact=True)
+
+
+def embed_screen(config: Path, *overrides: str) -> tuple[pd.DataFrame, Any]:
+    """The segments of the screen of an audit, and their vectors, with a cache of its own."""
+    from prefect import flow
+
+    from tasks.decode import decode
+    from tasks.embed import embed, load_segments
+    from tasks.job import open_job
+    from tasks.prompts import split
+    from tasks.sample import allot_screen
+
+    @flow(name="screen")
+    def screen() -> Any:
+        job = open_job(str(config), list(overrides), str(config.parent / "run"))
+        prompts = split(job)
+        with job.workers:
+            texts = decode(job, job.pair, prompts, allot_screen(job, prompts), "screen", 0)
+            embedded = embed(job, job.pair, texts, "screen", 0)
+            assert embedded.counts["n_embedded"] > 0
+            return [load_segments(job, [embedded])]
+
+    (found,) = screen()
+    return found
+
+
+def test_workers_embed_the_same_vectors_as_this_process(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, vectors = embed_screen(config)
+    monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "elsewhere"))
+    elsewhere, others = embed_screen(config, "run.runner=processes", "run.workers=2")
+    pd.testing.assert_frame_equal(here, elsewhere, check_exact=True)
+    assert np.array_equal(vectors, others)
 
 
 def test_a_worker_without_the_model_says_so_and_what_to_do(config: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from whatchanged.embed import embed_texts, mean_by_text, segment_table, split_segments
+from whatchanged.embed import (
+    EmbeddedBlock,
+    embed_block,
+    embed_texts,
+    mean_by_text,
+    segment_table,
+    split_segments,
+)
 
 
 class CountingEmbedder:
@@ -87,6 +94,23 @@ def test_embeddings_keep_the_order_asked(texts: list[str], known: set[str]) -> N
     assert sorted(embedder.asked) == sorted(set(texts) - known)
     assert result.n_embedded == len(embedder.asked)
     assert result.n_cached == len(set(texts) & known)
+
+
+def test_blocks_that_are_embedded_elsewhere_are_those_of_here() -> None:
+    cache, seen = DictCache(), []
+
+    def elsewhere(blocks: list[list[str]]) -> Iterator[EmbeddedBlock]:
+        seen.extend(blocks)
+        return (embed_block(block, CountingEmbedder()) for block in blocks)
+
+    here = CountingEmbedder()
+    texts = ["b", "a", "b", "ccc", "d"]
+    embed_texts(["a"], CountingEmbedder(), cache)
+    result = embed_texts(texts, here, cache, block=2, spread=elsewhere)
+    assert seen == [["b", "ccc"], ["d"]]
+    assert here.asked == []
+    assert (result.n_embedded, result.n_cached) == (3, 1)
+    assert np.array_equal(result.vectors, embed_texts(texts, here, DictCache(), block=2).vectors)
 
 
 def test_another_embedder_never_gets_these_vectors() -> None:

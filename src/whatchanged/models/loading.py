@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,18 +103,12 @@ def check_decoder(
 
     Raises MissingDependencyError where a worker has none of that name, or another one.
     """
-    here = f"worker {platform.node()}"
-    try:
-        found = describe_decoder(model, decode, prompt_format)
-    except (UsageError, MissingDependencyError) as error:
-        raise MissingDependencyError(
-            f"{here}: {error}; put the model where every worker finds it"
-        ) from None
-    if found != identity:
-        raise MissingDependencyError(
-            f"{here}: expected the same {model.model!r} as where the run was started, found other "
-            "weights, another tokenizer or another version of this package: copy them there"
-        )
+    _check_same(identity, model.model, lambda: describe_decoder(model, decode, prompt_format))
+
+
+def check_embedder(identity: str, embed: EmbedConfig) -> None:
+    """The same for an embedder and `describe_embedder`."""
+    _check_same(identity, embed.model, lambda: describe_embedder(embed))
 
 
 def check_side(model: ModelConfig) -> None:
@@ -323,6 +318,21 @@ def _embedder(embed: EmbedConfig, device: str) -> Embedder:
     from whatchanged.models import sentence_transformers_embedder
 
     return sentence_transformers_embedder.load_embedder(embed, device)
+
+
+def _check_same(identity: str, name: str, describe: Callable[[], str]) -> None:
+    here = f"worker {platform.node()}"
+    try:
+        found = describe()
+    except (UsageError, MissingDependencyError) as error:
+        raise MissingDependencyError(
+            f"{here}: {error}; put the model where every worker finds it"
+        ) from None
+    if found != identity:
+        raise MissingDependencyError(
+            f"{here}: expected the same {name!r} as where the run was started, found other "
+            "weights, another tokenizer or another version of this package: copy them there"
+        )
 
 
 def _path(name: str) -> Path:

@@ -7,8 +7,8 @@ Everything goes the way of an audit's chunks: a Prefect task per chunk, the stor
     waiting   chunks that only wait for some seconds, as if another machine's GPU computed them, on
               1 to 8 workers. Efficiency: the seconds that chunks waited, by those that all workers
               had. Workers are started before the clock.
-    handing   chunks without any work: how many per second the driver hands out and takes back. With
-              chunks of s seconds it feeds at most s times as many workers.
+    handing   chunks without any work: how many per second two workers return, and how much of its
+              processor each costs the driver, which bounds how many workers it can feed.
     decoding  1,000 texts of the demo pair on as many workers as there are cores, against one worker
               and against this process. The models are loaded before the clock.
 
@@ -123,7 +123,8 @@ def measure_waiting(runner: str, n_workers: Sequence[int], n_each: int, seconds:
 
 
 def measure_handing(runner: str, n_chunks: int) -> Figures:
-    """Chunks per second through the driver to two workers: more would only share the cores."""
+    """Chunks per second by two workers, since more would only share the cores, and the driver's own
+    processor time per chunk."""
     elapsed, cpu = hand_out_to(runner, 2, n_chunks, 0.0)
     return {"per_second": n_chunks / elapsed, "driver_cpu_ms": 1e3 * cpu / n_chunks}
 
@@ -184,10 +185,11 @@ def print_runner(runner: str, figures: Figures) -> None:
     print(f"\n{runner}")
     for n, efficiency in waiting.items():
         print(f"  {n:>3} workers, chunks of {figures['chunk_s']} s: efficiency {efficiency:.3f}")
-    rate = handing["per_second"]
+    cpu_ms = handing["driver_cpu_ms"]
     print(
-        f"  the driver hands out {rate:.1f} chunks a second ({handing['driver_cpu_ms']:.0f} ms of"
-        f" its processor each): 1,000 workers need chunks of at least {1000 / rate:.0f} s"
+        f"  two workers return {handing['per_second']:.1f} chunks a second; each takes the driver"
+        f" {cpu_ms:.0f} ms of its processor, which is full at {1000 / cpu_ms:.0f} a second: 1,000"
+        f" workers need chunks of at least {cpu_ms:.0f} s"
     )
     print(
         f"  decoding: this process {decoding['threads_s']:.1f} s, one worker"

@@ -36,13 +36,14 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
 
+from tasks.caching import GPU, PAID
 from whatchanged.store.atomic import ensure_folder
 
 PROJECT = Path(__file__).resolve().parents[1]
 FLOWS = ("audit", "collect-activations", "compare-saes")
 POOLS = ("local-pool", "gpu-pool")
 # Tasks with these tags run one at a time over all workers.
-LIMITS = {"gpu": 1, "paid-judging": 1}
+LIMITS = {GPU: 1, PAID: 1}
 # A chunk that cannot be decoded the first time; the task tries again.
 TRANSIENT_FAULT = "decode.before_chunk:2:transient"
 HEARTBEAT = "prefect.flow-run.heartbeat"

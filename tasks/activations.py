@@ -130,9 +130,11 @@ def _survey(key: str, collection: Collection) -> Manifest:
     """Which modules can be read, and why the others cannot."""
     if known := recall(collection.store, key):
         return known
-    reader = load_reader(collection.config) if collection.config.activations.sources else None
-    modules = dict(reader.modules) if reader else {}
-    skipped = dict(reader.skipped) if reader else {}
+    config, modules = collection.config, dict[str, int]()
+    skipped: dict[str, str] = dict.fromkeys(config.activations.sources, config.why_unread)
+    if config.activations.sources and not config.why_unread:
+        reader = load_reader(config)
+        modules, skipped = dict(reader.modules), dict(reader.skipped)
     for source, reason in skipped.items():
         get_run_logger().warning("%s is not read: %s", source, reason)
     collection.store.put_json(key, {"modules": list(modules.items()), "skipped": skipped})

@@ -69,6 +69,10 @@ class ByKey(CachePolicy):
         return f"{task_ctx.task.name}-{inputs['key']}"
 
 
+# Tasks with this tag pay for calls, or compute on a GPU that others may be using: a server may hold
+# a limit for each over all runs.
+PAID, GPU = "paid-calls", "gpu"
+
 CACHED: dict[str, Any] = {
     "cache_policy": ByKey(),
     "persist_result": True,
@@ -112,6 +116,7 @@ def start(
     name: str,
     *,
     on_gpu: bool = False,
+    is_paid: bool = False,
     workers: Workers | None = None,
     **inputs: Any,
 ) -> Started:
@@ -119,13 +124,16 @@ def start(
 
     A chunk that is not known goes to the `workers`, where these are elsewhere.
 
-    A stage that computes `on_gpu` has the tag whose limit the server holds. No other has it: asking
-    for a slot takes up to two seconds.
+    A stage that computes `on_gpu` or `is_paid` has the tag whose limit the server holds. No other
+    has it: asking for a slot takes up to two seconds.
     """
     known = recall(store, key)
     goes_elsewhere = known is None and workers is not None and workers.are_elsewhere
-    # A worker's GPU is its own.
-    tags = {"gpu"} if on_gpu and known is None and not goes_elsewhere else set()
+    tags: set[str] = set()
+    if known is None and is_paid:
+        tags.add(PAID)
+    if known is None and on_gpu and not goes_elsewhere:  # a worker's GPU is its own
+        tags.add(GPU)
     is_read = known is not None and _is_recorded(task.name, known)
     named = task.with_options(refresh_cache=not is_read, task_run_name=name, tags=tags)
     if workers is not None and goes_elsewhere:

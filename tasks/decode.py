@@ -26,6 +26,10 @@ from whatchanged.models.loading import check_decoder, load_decoder
 from whatchanged.records import Chunk, Purpose
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.faults import point
+from whatchanged.store.ledger import Ledger
+
+# Whose account the texts of a stream are on: a null control's second stream is the base again.
+PAYER = {"base": "base", "intervention": "intervention", "null": "base"}
 
 
 def decode(
@@ -51,8 +55,10 @@ def decode(
                 _decode_chunk,
                 chunk.key,
                 f"decode {comparison.name} {chunk.side} {purpose} {round_index}.{number}",
-                on_gpu=job.on_gpu,
-                workers=job.workers,
+                on_gpu=job.on_gpu and not _is_remote(job, comparison, chunk),
+                is_paid=_is_remote(job, comparison, chunk),
+                # Keys and the ledger of paid calls stay with this process.
+                workers=None if _is_remote(job, comparison, chunk) else job.workers,
                 chunk=chunk,
                 model=comparison.models[chunk.side],
                 identity=job.identity(comparison.models[chunk.side], settings),
@@ -60,12 +66,17 @@ def decode(
                 settings=settings,
                 config=job.config,
                 root=job.root,
+                run=job.ledger.run,
             )
             for number, chunk in enumerate(chunks)
         ]
         stage = f"decode-{comparison.name}-{purpose}"
         done = [job.progress.note("decode", one) for one in follow(started, stage, "texts", bar)]
         return [*taken, *done]
+
+
+def _is_remote(job: Job, comparison: Comparison, chunk: Chunk) -> bool:
+    return comparison.models[chunk.side].is_remote(job.config.decode)
 
 
 def load_texts(store: ArtifactStore, decoded: list[Manifest]) -> pd.DataFrame:
@@ -124,22 +135,36 @@ def _decode_chunk(
     settings: DecodeConfig,
     config: AuditConfig,
     root: Path,
+    run: str,
 ) -> Manifest:
     store = ArtifactStore(root)
     if known := recall(store, key):
         return known
     point("decode.before_chunk")
     check_decoder(identity, model, settings, config.prompts.format)
-    decoder = load_decoder(model, settings, config.prompts.format, config.run.device)
+    decoder = load_decoder(
+        model, settings, config.prompts.format, config.run.device,
+        budget=config.budget, ledger=Ledger(root, run).charged_to(PAYER[counted_as]),
+    )  # fmt: skip
     started = time.perf_counter()
     texts = tabulate_texts(chunk, decoder.decode(chunk.requests))
     seconds = time.perf_counter() - started
+    n_failed = int((texts["finish"] == "failed").sum())
+    is_unfinished = bool(n_failed) and model.is_remote(settings)
+    if is_unfinished:
+        # Kept for this run alone: the next one asks again, and pays for no answer twice.
+        key = content_key("unfinished/1", key, texts["text"].tolist(), texts["finish"].tolist())
     store.put_table(key, texts)
     counts: dict[str, Count] = {
         "counted_as": counted_as,
         "n_screen": len(texts) if chunk.split == "screen" else 0,
         "n_tokens": int(texts["n_tokens"].sum()),
-        "n_failed": int((texts["finish"] == "failed").sum()),
+        "n_failed": n_failed,
     }
-    get_run_logger().info("%d texts in %.1f s", len(texts), seconds)
-    return remember(store, Manifest(key=key, n=len(texts), seconds=seconds, counts=counts))
+    logger = get_run_logger()
+    logger.info("%d texts in %.1f s", len(texts), seconds)
+    if n_failed:
+        reasons = texts.loc[texts["finish"] == "failed", "reason"].value_counts()
+        logger.warning("%d texts failed, most often: %s", n_failed, reasons.index[0])
+    manifest = Manifest(key=key, n=len(texts), seconds=seconds, counts=counts)
+    return manifest if is_unfinished else remember(store, manifest)

@@ -34,7 +34,7 @@ def divergence(
     with job.progress.stage("divergence", f"{purpose}, round {round_index}"):
         key = content_key(
             "divergence/2",
-            job.config.divergence.method,
+            "sampled" if job.config.why_sampled else "auto",
             job.config.decode.temperature,
             comparison.is_coupled,
             [part.key for part in texts],
@@ -84,7 +84,7 @@ def _score(key: str, texts: list[Manifest], is_coupled: bool, job: Job) -> Manif
         return known
     table = load_texts(store, texts)
     started = time.perf_counter()
-    scored = table[table["finish"] != "failed"] if config.divergence.method == "auto" else table[:0]
+    scored = table[:0] if config.why_sampled else table[table["finish"] != "failed"]
     scores = []
     if len(scored):
         scorer = load_scorer(

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
-from prefect import Task, get_run_logger, tags, task
+from prefect import get_run_logger, task
 
-from tasks.caching import CACHED, RETRIED, Manifest, Started, recall, remember, start
+from tasks.caching import CACHED, RETRIED, Manifest, recall, remember, start
 from tasks.decode import load_texts
 from tasks.hypothesize import load_hypotheses
 from tasks.job import Comparison, Job
@@ -32,8 +32,6 @@ from whatchanged.waves import next_questions
 T = TypeVar("T")
 
 HYPOTHESES_PER_TASK = 15
-# Tasks that pay have this tag, whose limit a server may hold over all runs.
-PAID = "paid-judging"
 
 
 def judge(
@@ -90,7 +88,8 @@ def load_verdicts(store: ArtifactStore, judged: list[Manifest]) -> pd.DataFrame:
 
 
 def close_bill(job: Job) -> dict[str, Bill]:
-    """What each judge and the proposer behind an API came to, over all restarts of this run."""
+    """What each model behind an API came to, over all restarts of this run: those audited under
+    their side, judges under their tier, the proposer."""
     prices = load_prices(Path(job.config.budget.prices) if job.config.budget.prices else None)
     bills: dict[str, Bill] = {}
     for block, api in job.config.apis.items():
@@ -127,8 +126,12 @@ def _judge_as_cascade(
             [part.key for part in fresh],
         )
         name = f"judge {comparison.name} {number}"
-        inputs = {"batch": batch, "hypotheses": hypotheses, "plan": plan, "fresh": fresh}
-        started.append(_start(job, _grade, key, name, settings.is_paid, **inputs))
+        started.append(
+            start(
+                job.store, _grade, key, name, is_paid=settings.is_paid,
+                batch=batch, hypotheses=hypotheses, plan=plan, fresh=fresh, job=job,
+            )
+        )  # fmt: skip
     judged = follow(started, f"judge-{comparison.name}", "hypotheses", bar)
     return [job.progress.note("judge", one) for one in judged]
 
@@ -159,8 +162,12 @@ def _ask_all(
                 ],
             )  # fmt: skip
             name = f"judge {comparison.name} {tier} {step}.{number}"
-            inputs = {"asks": batch, "hypotheses": hypotheses, "fresh": fresh}
-            started.append(_start(job, _ask, key, name, judge.is_api, **inputs))
+            started.append(
+                start(
+                    job.store, _ask, key, name, is_paid=judge.is_api,
+                    asks=batch, hypotheses=hypotheses, fresh=fresh, job=job,
+                )
+            )  # fmt: skip
     judged = follow(started, f"judge-{comparison.name}", "hypotheses", bar)
     return [job.progress.note("judge", one) for one in judged]
 
@@ -170,15 +177,6 @@ def _batches(items: Sequence[T]) -> list[list[T]]:
         list(items[first : first + HYPOTHESES_PER_TASK])
         for first in range(0, len(items), HYPOTHESES_PER_TASK)
     ]
-
-
-def _start(
-    job: Job, stage: Task[..., Manifest], key: str, name: str, is_paid: bool, **inputs: Any
-) -> Started:
-    # Asking for a slot takes time: only what is about to pay does.
-    paying = [PAID] if is_paid and recall(job.store, key) is None else []
-    with tags(*paying):
-        return start(job.store, stage, key, name, job=job, **inputs)
 
 
 @task(name="judge", **CACHED, **RETRIED)

@@ -161,7 +161,10 @@ def _assemble(
             verdicts=verdicts,
             decisions=decisions,
             coupling=describe_coupling(
-                pairs, pair.found.comparison.why_independent, name_method(scores)
+                pairs,
+                pair.found.comparison.why_independent,
+                name_method(scores),
+                job.config.why_sampled,
             ),
             findings=findings,
             null_findings=null_findings if null else None,

@@ -7,7 +7,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from whatchanged.api_config import ApiConfig
 from whatchanged.config_blocks import Block, parse_block
+from whatchanged.model_config import Auto, check_keys, name_sides, subject_api
+from whatchanged.model_config import DecodeConfig as DecodeConfig
+from whatchanged.model_config import ModelConfig as ModelConfig
+from whatchanged.records import Side
 from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource
 
@@ -15,33 +20,10 @@ from whatchanged.sae_source import SaeSource
 # most this many times `texts_per_hypothesis`, where a behaviour is rare or a difference small.
 MAX_GROUP_FACTOR = 4
 
-API_PROVIDERS = frozenset({"gemini", "openai_compatible"})
-
-Auto = Literal["auto"]
 AcquisitionName = Literal[
     "boundary", "posterior_width", "thompson", "divergence", "classifier", "undersampled",
     "combined",
 ]  # fmt: skip
-
-
-class ModelConfig(Block):
-    """One side: a local folder or a hub id, and what is done to it before it decodes.
-
-    `adapter` (a LoRA: a folder or a hub id) is merged into the weights, then the linear layers but
-    the head are rounded (`quantization`), and then a vector is added to what a layer puts out
-    (`steering`: a safetensors file, see `whatchanged.models.steering`). `system_prompt` stands
-    before every prompt: in the chat template, or as plain text without one. `thinking: strip`
-    takes what stands between a reasoning model's think markers out of its texts.
-    """
-
-    model: str
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    system_prompt: str | None = None
-    quantization: Literal["int8", "int4"] | None = None
-    adapter: str | None = None
-    steering: str | None = None
-    thinking: Literal["keep", "strip"] = "keep"
 
 
 class PromptsConfig(Block):
@@ -50,19 +32,6 @@ class PromptsConfig(Block):
     file: str = "prompts.jsonl"
     validation_share: float = Field(0.5, gt=0, lt=1)
     format: Literal["auto", "plain", "chat"] = "auto"
-
-
-class DecodeConfig(Block):
-    """How texts are sampled. `batch_size` never changes a key. `coupling: auto` decodes both sides
-    with the same noise where their tokens are the same."""
-
-    engine: Literal["transformers"] = "transformers"
-    max_new_tokens: int = Field(48, ge=1)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    coupling: Literal["auto", "off"] = "auto"
-    batch_size: int | Auto = "auto"
-    chunk_texts: int = Field(500, ge=1)
 
 
 class DivergenceConfig(Block):
@@ -111,36 +80,6 @@ class SampleConfig(Block):
     max_rounds: int = Field(6, ge=0)
     max_texts: int = Field(2000, ge=1)
     exploration_share: float = Field(0.3, ge=0, le=1)
-
-
-class ApiConfig(Block):
-    """A language model behind an API. Its key comes from the environment variable `key_variable`
-    (null: the provider's usual one) and stands in no file.
-
-    `endpoint` is null for the provider's own address. `max_tokens` bounds an answer, a model's
-    hidden reasoning included. `max_concurrency` calls at most are in flight at once.
-    """
-
-    provider: str
-    model: str | None = None
-    endpoint: str | None = None
-    key_variable: str | None = None
-    max_tokens: int = Field(1024, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    max_concurrency: int = Field(32, ge=1)
-
-    @property
-    def is_api(self) -> bool:
-        """Whether the provider is an API; all others run in this process."""
-        return self.provider in API_PROVIDERS
-
-    @model_validator(mode="after")
-    def _api_has_a_model(self) -> Self:
-        if self.is_api and self.model is None:
-            raise ValueError(f"{self.provider} needs `model`, the name of one of its models")
-        if not self.is_api and self.model is not None:
-            raise ValueError(f"{self.provider} is local and takes no `model`")
-        return self
 
 
 class HypothesizeConfig(ApiConfig):
@@ -336,10 +275,36 @@ class AuditConfig(Block):
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _engines_can_do_it(self) -> Self:
+        for side, model in self.sides.items():
+            check_keys(side, model, self.decode)
+        if self.subjects and self.prompts.format == "plain":
+            raise ValueError(
+                "`prompts.format: plain` cannot be kept by a model behind an API, whose server "
+                "puts every prompt into its chat template: use auto or chat"
+            )
+        return self
+
+    @property
+    def sides(self) -> dict[Side, ModelConfig]:
+        """The two models."""
+        return {"base": self.base, "intervention": self.intervention}
+
+    @property
+    def subjects(self) -> dict[Side, ApiConfig]:
+        """The sides that are models behind an API, as what their calls need."""
+        return {
+            side: subject_api(model, self.decode)
+            for side, model in self.sides.items()
+            if model.is_remote(self.decode)
+        }
+
     @property
     def apis(self) -> dict[str, ApiConfig]:
         """The blocks that name a model behind an API, by dotted key; none for a local audit."""
         blocks: dict[str, ApiConfig] = {
+            **{str(side): api for side, api in self.subjects.items()},
             "hypothesize": self.hypothesize,
             "judge.cheap": self.judge.cheap,
             "judge.expensive": self.judge.expensive,
@@ -347,15 +312,32 @@ class AuditConfig(Block):
         return {key: api for key, api in blocks.items() if api.is_api}
 
     @property
+    def why_sampled(self) -> str:
+        """Why no text is scored under both models, so that prompts are compared by sampled texts
+        alone; empty where texts are scored."""
+        if self.subjects:
+            return (
+                f"{name_sides(self.subjects)} behind an API, which gives no probabilities of texts "
+                "that another model wrote"
+            )
+        return "divergence.method is sampled" if self.divergence.method == "sampled" else ""
+
+    @property
     def tested(self) -> ValidateConfig:
         """How fresh texts are tested. Judging in waves stops hypotheses by looks of its own."""
         at_once = {"looks": AT_ONCE} if self.judge.way == "waves" else {}
         return self.validation.model_copy(update=at_once)
 
+    @property
+    def why_unread(self) -> str:
+        """Why nothing is read inside the models; empty where it can be."""
+        behind = f"{name_sides(self.subjects)} behind an API, so that nothing of it can be read"
+        return behind if self.subjects else ""
+
     def n_screen_texts(self, n_prompts: int) -> int:
         """Short texts of the screen on each of `n_prompts` discovery prompts and side: at most a
         third of `sample.max_texts` in all; 0 where no screen runs."""
-        has_screen = self.sample.strategy == "active" and self.divergence.method == "auto"
+        has_screen = self.sample.strategy == "active" and not self.why_sampled
         fitting = self.sample.max_texts // 3 // max(n_prompts, 1)
         return min(self.divergence.texts_per_prompt, fitting) if has_screen else 0
 

@@ -43,6 +43,8 @@ def _sentence(kind: type[Block], detail: Any) -> str:
     if detail["type"] == "none_required":
         return f"{dotted}: expected null (not supported by this version), found {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
+    if not location:  # what is wrong between blocks; the whole config would follow
+        return str(message)
     return f"{dotted}: {message}, found {detail['input']!r}"
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from whatchanged.keys import content_key
 from whatchanged.records import Chunk, Completion, DecodeRequest, Prompt, Purpose, Side
 
-TEXTUAL = ("text_key", "prompt_key", "prompt", "text", "finish", "reason")
+TEXTUAL = ("text_key", "prompt_key", "prompt", "text", "finish", "reason", "decoded_by")
 
 # Whose noise. A coupled intervention decodes with the base's.
 Stream = Literal["base", "intervention", "null"]
@@ -75,7 +75,7 @@ def plan_chunks(
     return [
         Chunk(
             key=content_key(
-                "decode/2", side, split, round_index, [request.text_key for request in part]
+                "decode/3", side, split, round_index, [request.text_key for request in part]
             ),
             side=side,
             split=split,
@@ -118,6 +118,7 @@ def tabulate_texts(chunk: Chunk, completions: Sequence[Completion]) -> pd.DataFr
             "finish": [completion.finish for completion in completions],
             "reason": [completion.reason for completion in completions],
             "token_ids": [np.array(c.token_ids, dtype=np.int32) for c in completions],
+            "decoded_by": [completion.decoded_by for completion in completions],
         }
     )
 

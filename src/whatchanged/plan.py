@@ -15,6 +15,7 @@ from whatchanged.planned_calls import (
     Estimate,
     Judged,
     Range,
+    Subject,
     Unknown,
     most_texts,
     n_comparisons,
@@ -27,12 +28,15 @@ NO_EARLIER_RUN = "no earlier finished run of the same models and settings was fo
 
 @dataclass(frozen=True, slots=True)
 class PromptCounts:
-    """Distinct prompts per split, and groups; at most so many groups where they are inferred."""
+    """Distinct prompts per split, and groups; at most so many groups where they are inferred.
+    `mean_bytes` and `most_bytes` are the lengths of prompts in UTF-8."""
 
     discovery: int
     validation: int
     n_groups: int
     groups_inferred: bool
+    mean_bytes: float = 0.0
+    most_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Rates:
 class Plan:
     """Texts by stream ("base", "intervention", "null control") and split; tokens written by the
     models; wall seconds; bytes of the run folder; calls and US dollars per judge, and of a proposer
-    behind an API. What is expected is known to `expected_from`; None where it is not."""
+    and of a side behind an API. What is expected is known to `expected_from`; None where it is
+    not."""
 
     prompts: PromptCounts
     texts: Mapping[str, Mapping[str, Range]]
@@ -77,6 +82,7 @@ def count_prompts(rows: Sequence[PromptRow], validation_share: float) -> PromptC
     """
     n_validation = min(max(round(len(rows) * validation_share), 1), max(len(rows) - 1, 0))
     named = {row.group for row in rows}
+    lengths = [len(row.prompt.encode("utf-8", "surrogatepass")) for row in rows]
     inferred = named <= {None}
     at_most = max(1, min(len(rows) // PROMPTS_PER_GROUP, MAX_GROUPS))
     return PromptCounts(
@@ -84,6 +90,8 @@ def count_prompts(rows: Sequence[PromptRow], validation_share: float) -> PromptC
         validation=n_validation,
         n_groups=at_most if inferred else len(named),
         groups_inferred=inferred,
+        mean_bytes=sum(lengths) / max(len(rows), 1),
+        most_bytes=max(lengths, default=0),
     )
 
 
@@ -110,7 +118,11 @@ def plan_audit(
         texts["null control"] = splits
     n_texts = _total(part for parts in texts.values() for part in parts.values())
     tokens_per_text = rates.tokens_per_text if rates else None
-    planned = plan_calls(config, prompts.validation, tokens_per_text, judged)
+    asked = {
+        side: Subject(_total(_of_side(texts, side)), prompts.mean_bytes, prompts.most_bytes)
+        for side in config.subjects
+    }
+    planned = plan_calls(config, prompts.validation, tokens_per_text, judged, asked)
     return Plan(
         prompts=prompts,
         texts=texts,
@@ -165,14 +177,28 @@ def render_plan(plan: Plan) -> list[tuple[str, str]]:
         ("disk, run folder (bytes)", _shown(plan.disk_bytes)),
     ]
     for name, calls in plan.judge_calls.items():
-        label = "proposer calls" if name == "proposer" else f"judge calls, {name}"
-        rows.append((label, f"{_calls(plan, name, calls)}; {_money(plan, name)}"))
+        rows.append((_CALLS_OF[name], f"{_calls(plan, name, calls)}; {_money(plan, name)}"))
     if any(usd != Range(0, 0) for usd in plan.judge_usd.values()):
         rows.append(("expected from", plan.expected_from))
     rows.append(("validation", "the least is for one hypothesis; without any, it takes nothing"))
     if plan.rates_from is not None:
         rows.append(("measured from", plan.rates_from))
     return rows
+
+
+_CALLS_OF = {
+    "base": "calls to the base",
+    "intervention": "calls to the intervention",
+    "cheap": "judge calls, cheap",
+    "expensive": "judge calls, expensive",
+    "proposer": "proposer calls",
+}
+
+
+def _of_side(texts: Mapping[str, Mapping[str, Range]], side: str) -> list[Range]:
+    """The texts that one model writes: a null control's second stream is the base again."""
+    streams = (side, "null control") if side == "base" else (side,)
+    return [part for stream in streams for part in texts.get(stream, {}).values()]
 
 
 def _discovery_texts(sample: SampleConfig) -> Range:

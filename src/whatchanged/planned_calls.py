@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from whatchanged.config import ApiConfig, AuditConfig, JudgeConfig
+from whatchanged.api_config import ApiConfig
+from whatchanged.config import AuditConfig, JudgeConfig
+from whatchanged.model_config import ModelConfig
+from whatchanged.models.chat import ChatRequest
 from whatchanged.models.prices import Price, expected_tokens_in, load_prices, max_tokens_in
 from whatchanged.models.rubric import Asking, score_request
-from whatchanged.records import Question
+from whatchanged.records import Question, Side
 
 # What calls are expected to come to where no earlier run says: figures of the demo pair.
 _LIKELY_HYPOTHESES, _LIKELY_TEXTS, _LIKELY_CLUSTERS = 32, 3.0, 12
@@ -48,6 +51,8 @@ class Unknown:
 
 
 Estimate: TypeAlias = Range | Unknown
+# Tokens in and out of one call.
+Tokens: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,20 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """A side behind an API: the texts that it writes, one call each, and the lengths of their
+    prompts in bytes."""
+
+    n_texts: Range
+    mean_bytes: float
+    most_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedCalls:
-    """Calls and US dollars by name ("cheap", "expensive", "proposer"): their range, what is
-    expected (dollars None where a price is unknown), and what that rests on."""
+    """Calls and US dollars by name ("base", "intervention", "cheap", "expensive", "proposer"):
+    their range, what is expected (dollars None where a price is unknown), and what that rests
+    on."""
 
     calls: Mapping[str, Range]
     usd: Mapping[str, Estimate]
@@ -79,17 +95,21 @@ def plan_calls(
     n_validation_prompts: int,
     tokens_per_text: float | None,
     judged: Judged | None,
+    subjects: Mapping[Side, Subject],
 ) -> PlannedCalls:
     """The calls of an audit whose texts have about so many tokens (None: unknown)."""
-    calls = _count_calls(config, n_validation_prompts)
-    expected, source = _expect_calls(config, judged)
+    calls = {str(side): subject.n_texts for side, subject in subjects.items()}
+    calls |= _count_calls(config, n_validation_prompts)
+    expected, source = _expect_calls(config, judged, subjects)
     paid = judged.usd if judged else {}
+    tokens = {name: _tokens(config, name, tokens_per_text, subjects) for name in calls}
+    most = {name: _tokens(config, name, None, subjects)[1] for name in calls}
     return PlannedCalls(
         calls,
-        {name: _dollars(config, name, calls[name], tokens_per_text) for name in calls},
+        {name: _dollars(config, name, calls[name], tokens[name][0], most[name]) for name in calls},
         expected,
         {
-            name: paid.get(name, _expected_usd(config, name, n, tokens_per_text))
+            name: paid.get(name, _expected_usd(config, name, n, tokens[name][0]))
             for name, n in expected.items()
         },
         source,
@@ -154,8 +174,11 @@ def _count_calls(config: AuditConfig, n_validation_prompts: int) -> dict[str, Ra
     return calls
 
 
-def _expect_calls(config: AuditConfig, judged: Judged | None) -> tuple[dict[str, float], str]:
-    """How many calls to expect, and what that rests on."""
+def _expect_calls(
+    config: AuditConfig, judged: Judged | None, subjects: Mapping[Side, Subject]
+) -> tuple[dict[str, float], str]:
+    """How many calls to expect, and what that rests on. Of the texts that a side may write, the
+    mean of the least and of the most on a logarithmic scale is expected."""
     if judged and judged.calls:
         return dict(judged.calls), judged.source
     n_hypotheses = min(_LIKELY_HYPOTHESES, config.hypothesize.max_hypotheses)
@@ -165,6 +188,8 @@ def _expect_calls(config: AuditConfig, judged: Judged | None) -> tuple[dict[str,
     expected = {name: n_texts * share for name, share in shares.items()}
     if config.hypothesize.is_api:
         expected["proposer"] = _LIKELY_CLUSTERS * n_comparisons(config) + 1
+    for side, subject in subjects.items():
+        expected[side] = math.sqrt(subject.n_texts.low * subject.n_texts.high)
     known = (
         f"{judged.source}: {n_texts:,.0f} texts of its hypotheses"
         if judged
@@ -176,17 +201,13 @@ def _expect_calls(config: AuditConfig, judged: Judged | None) -> tuple[dict[str,
     )
 
 
-def _dollars(
-    config: AuditConfig, name: str, calls: Range, tokens_per_text: float | None
-) -> Estimate:
+def _dollars(config: AuditConfig, name: str, calls: Range, least: Tokens, most: Tokens) -> Estimate:
     api = _api(config, name)
     if not api.is_api:
         return Range(0, 0)
     price = _price(config, api)
     if price is None:
         return Unknown(f"no price is known for {api.model}; name a file in budget.prices")
-    least, _ = _tokens(config, name, tokens_per_text)
-    _, most = _tokens(config, name, None)
     cap = math.inf if config.budget.max_usd is None else config.budget.max_usd
     low, high = (
         n * (price.input * tokens[0] + price.output * tokens[1]) * 1e-6
@@ -195,25 +216,28 @@ def _dollars(
     return Range(min(low, cap), min(high, cap))
 
 
-def _expected_usd(
-    config: AuditConfig, name: str, n_calls: float, tokens_per_text: float | None
-) -> float | None:
+def _expected_usd(config: AuditConfig, name: str, n_calls: float, tokens: Tokens) -> float | None:
     api = _api(config, name)
     if not api.is_api:
         return 0.0
     price = _price(config, api)
     if price is None:
         return None
-    (n_in, n_out), _ = _tokens(config, name, tokens_per_text)
-    return n_calls * (price.input * n_in + price.output * n_out) * 1e-6
+    return n_calls * (price.input * tokens[0] + price.output * tokens[1]) * 1e-6
 
 
 def _tokens(
-    config: AuditConfig, name: str, tokens_per_text: float | None
-) -> tuple[tuple[float, float], tuple[float, float]]:
+    config: AuditConfig,
+    name: str,
+    tokens_per_text: float | None,
+    subjects: Mapping[Side, Subject],
+) -> tuple[Tokens, Tokens]:
     """Tokens in and out of one call: what is expected, and the most."""
     api, limit = _api(config, name), config.decode.max_new_tokens
     n_likely = tokens_per_text or _LIKELY_LENGTH * limit
+    for side, subject in subjects.items():
+        if side == name:
+            return _subject_tokens(config.sides[side], subject, n_likely, limit)
     likely, most = round(n_likely * _BYTES_PER_TOKEN), limit * _MOST_BYTES_PER_TOKEN
     if name == "proposer":
         n_in = (_PROPOSAL_BYTES + _N_REPLIES * likely) / _BYTES_PER_TOKEN
@@ -226,7 +250,20 @@ def _tokens(
     return (expected_tokens_in(one), _TOKENS_OUT), (max_tokens_in(worst), api.max_tokens)
 
 
+def _subject_tokens(
+    model: ModelConfig, subject: Subject, n_likely: float, limit: int
+) -> tuple[Tokens, Tokens]:
+    one, worst = (
+        ChatRequest("", "", model.system_prompt or "", "x" * math.ceil(size), "", limit, 1.0)
+        for size in (subject.mean_bytes, subject.most_bytes)
+    )
+    return (expected_tokens_in(one), n_likely), (max_tokens_in(worst), limit)
+
+
 def _api(config: AuditConfig, name: str) -> ApiConfig:
+    for side, api in config.subjects.items():
+        if side == name:
+            return api
     if name == "proposer":
         return config.hypothesize
     return config.judge.cheap if name == "cheap" else config.judge.expensive

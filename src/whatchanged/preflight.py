@@ -8,7 +8,8 @@ from typing import Any
 from whatchanged.cluster import check_n_clusters
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig
-from whatchanged.models.loading import check_apis, check_side
+from whatchanged.models.api_callers import check_apis
+from whatchanged.models.loading import check_side
 from whatchanged.models.offline import keep_offline
 from whatchanged.models.ray_cluster import check_ray
 from whatchanged.prompts import read_prompts, split_prompts
@@ -39,8 +40,9 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
         seed_texts = sample.max_texts
     check_n_clusters(config.cluster.n_clusters, 2 * seed_texts)
     read_ground_truth(config.report.ground_truth)
-    for side in (config.base, config.intervention):
-        check_side(side)
+    for name, side in config.sides.items():
+        if name not in config.subjects:
+            check_side(side)
     check_apis(config)
     if config.run.runner == "ray":
         check_ray(config.run.ray_address)

@@ -28,7 +28,7 @@ NOISE = -1
 TEXT_COLUMNS = (
     "text_key", "prompt_key", "side", "split", "round", "prompt", "text", "n_tokens", "finish",
     "label", "margin", "logprob_base", "logprob_intervention", "token_ids",
-    "differences",
+    "differences", "decoded_by",
 )  # fmt: skip
 SEGMENT_COLUMNS = ("text_key", "position", "segment_key", "segment", "label", "margin")
 PROMPT_COLUMNS = ("prompt_key", "prompt", "group", "split")
@@ -79,7 +79,8 @@ class Completion:
     """What a decoder wrote for one request. `reason` says why, where `finish` is "failed".
 
     `token_ids` are the tokens as they were drawn, with the one that ended the text where `finish`
-    is "stop"; `n_tokens` does not count that one.
+    is "stop"; `n_tokens` does not count that one. A model behind an API gives none. `decoded_by`
+    names the engine, its version and its arithmetic, or what the API says of the model.
     """
 
     text: str
@@ -87,6 +88,7 @@ class Completion:
     finish: Finish
     reason: str = ""
     token_ids: tuple[int, ...] = ()
+    decoded_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from whatchanged.config import Auto, ModelConfig
+from whatchanged.config import ModelConfig
 from whatchanged.config_blocks import Block, parse_block
 from whatchanged.config_file import LoadedConfig, read_values
+from whatchanged.model_config import Auto
 from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource
 
@@ -89,6 +90,8 @@ class SaeComparisonConfig(Block):
                 raise ValueError(
                     "texts are read as they are: `system_prompt` and `thinking` mean nothing here"
                 )
+            if side and side.engine is not None:
+                raise ValueError("SAEs read inside a model and decode nothing: remove `engine`")
         if self.run.is_spread:
             raise ValueError("SAEs are compared in one process: `run.runner` must be threads")
         if isinstance(self.batch_size, int) and self.batch_size < 1:

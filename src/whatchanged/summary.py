@@ -35,10 +35,11 @@ class Done(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What the calls to one judge, or to the proposer, came to. Every try is a call; `n_replies` of
-    them got a reply, `n_unusable` one that is no answer (a refusal, a cut), and `n_failed` none. Of
-    `n_unknown` nobody knows the cost; `spent_usd` is that of the others, None where the price is
-    unknown. Tokens are those that replies state, None where none does."""
+    """What the calls to one model behind an API came to: a judge, the proposer, or one of the two
+    that are audited. Every try is a call; `n_replies` of them got a reply, `n_unusable` one that is
+    no answer (a refusal, a cut), and `n_failed` none. Of `n_unknown` nobody knows the cost;
+    `spent_usd` is that of the others, None where the price is unknown. Tokens are those that
+    replies state, None where none does."""
 
     model: str
     n_calls: int
@@ -219,15 +220,19 @@ def join_texts(discovery: pd.DataFrame, fresh: pd.DataFrame, scores: pd.DataFram
     return both.merge(known, on="text_key", how="left")[list(TEXT_COLUMNS)]
 
 
-def describe_coupling(pairs: pd.DataFrame, why_independent: str, method: str) -> dict[str, Any]:
+def describe_coupling(
+    pairs: pd.DataFrame, why_independent: str, method: str, why_sampled: str
+) -> dict[str, Any]:
     """How the sides were decoded and compared: `share_identical` of the coupled pairs, or why there
-    are none; `method` says what per-prompt divergences come from."""
+    are none; `method` says what per-prompt divergences come from, `why_sampled` why no text was
+    scored."""
     share = float(pairs["is_identical"].mean()) if len(pairs) else None
     return {
         "why_independent": why_independent,
         "n_pairs": len(pairs),
         "share_identical": share,
         "divergence": method,
+        "why_sampled": why_sampled,
     }
 
 

@@ -177,7 +177,7 @@ def paying_tasks() -> list[str]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterTags
 
-    tagged = TaskRunFilter(tags=TaskRunFilterTags(all_=["paid-judging"]))
+    tagged = TaskRunFilter(tags=TaskRunFilterTags(all_=["paid-calls"]))
     with get_client(sync_client=True) as client:
         return [task_run.name for task_run in client.read_task_runs(task_run_filter=tagged)]
 

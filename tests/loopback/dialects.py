@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.loopback.rules import Asked
+from whatchanged.records import Completion
 
 GEMINI_PATH = re.compile(r"/v1beta/(?:models|tunedModels)/(?P<model>[^/:]+):generateContent")
 OPENAI_PATH = re.compile(r".*/chat/completions")
@@ -90,6 +91,20 @@ def write_openai(asked: Asked, text: str, kind: str) -> dict[str, Any]:
         message |= {"tool_calls": [{"id": "1", "type": "function", "function": call}]}
     finish = _OPENAI_FINISH.get(kind, "stop")
     return {**reply, "choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+
+
+def write_text(model: str, completion: Completion, n_tokens_in: int, kind: str) -> dict[str, Any]:
+    """The text of a model as the chat API sends it, with the tokens that it really has."""
+    n_out = len(completion.token_ids)
+    body = write_openai(Asked(model, "", "", {}), completion.text, kind)
+    if completion.finish == "length" and body["choices"]:
+        body["choices"][0]["finish_reason"] = "length"
+    usage = {
+        "prompt_tokens": n_tokens_in,
+        "completion_tokens": n_out,
+        "total_tokens": n_tokens_in + n_out,
+    }
+    return {**body, "system_fingerprint": "loopback", "usage": usage}
 
 
 def gemini_error(status: int, message: str, reason: str, delay_s: float | None) -> dict[str, Any]:

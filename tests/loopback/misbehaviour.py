@@ -12,7 +12,7 @@ Kinds that spoil the transport or the status:
                     a reset, no answer, one byte per `drip_s`, a body that ends too early
     not_json        200 with a page of HTML
     bad_envelope    200 with JSON of another shape
-    refuse_format refuse_temperature refuse_max_tokens
+    refuse_format refuse_temperature refuse_max_tokens refuse_seed
                     400 as long as the request has that field
     late_error      200 with an error inside, as OpenRouter sends
 
@@ -32,7 +32,7 @@ STATUSES = ("429", "503", "500", "400", "401", "403", "404")
 TRANSPORT = (
     *STATUSES, "no_money", "bad_key", "echo_key", "redirect", "reset", "hang", "drip", "cut_body",
     "not_json", "bad_envelope", "refuse_format", "refuse_temperature", "refuse_max_tokens",
-    "late_error", "filtered",
+    "refuse_seed", "late_error", "filtered",
 )  # fmt: skip
 FINISHES = (
     "no_candidates", "blocked_prompt", "safety", "recitation", "max_tokens", "tool_call",

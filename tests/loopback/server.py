@@ -1,6 +1,8 @@
-"""A judge on this machine: Gemini's REST and OpenAI's chat API over a hidden rule.
+"""A judge on this machine: Gemini's REST and OpenAI's chat API over a hidden rule; and under the
+names of its `subjects`, real models that continue prompts.
 
     python -m tests.loopback.server --port 0 --rule quoted --schedule 429,ok --delay-s 2
+    python -m tests.loopback.server --port 8000 --subject tuned=demo:intervention
 
 It prints its address, answers at `/v1beta/models/{model}:generateContent` and at any path that ends
 in `/chat/completions`, tells at `/counts` what was asked of it, and misbehaves as
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import socket
 import struct
 import threading
@@ -30,15 +33,18 @@ from tests.loopback.dialects import (
     read_openai,
     write_gemini,
     write_openai,
+    write_text,
 )
 from tests.loopback.misbehaviour import STATUSES, Misbehaviour, spoil_text
 from tests.loopback.rules import Noise, answer
+from tests.loopback.subjects import Subjects
 from whatchanged.keys import bytes_digest
 
 _REFUSED_FIELDS = {
     "refuse_format": "response_format",
     "refuse_temperature": "temperature",
     "refuse_max_tokens": "max_tokens",
+    "refuse_seed": "seed",
 }
 _STATUS_OF = {"no_money": 429, "bad_key": 400, "echo_key": 401, "redirect": 307, "filtered": 400}
 _CODE_OF = {
@@ -74,7 +80,9 @@ class Loopback:
         latency_s: float = 0.0,
         key: str | None = None,
         port: int = 0,
+        subjects: Mapping[str, str] | None = None,
     ) -> None:
+        self.subjects = Subjects(subjects) if subjects else None
         self.rule, self.noise = rule, noise or Noise()
         self.misbehaviour = misbehaviour or Misbehaviour()
         self.delay_s, self.drip_s, self.latency_s, self.key = delay_s, drip_s, latency_s, key
@@ -116,6 +124,13 @@ class Loopback:
             at_s = time.monotonic() - self._started_s
             self.calls.append(Call(at_s, digest, model, kind, delay_s))
         return kind
+
+    def continue_prompt(self, fields: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        """The body with a subject's own text."""
+        assert self.subjects is not None
+        completion = self.subjects.answer(fields)
+        n_bytes = sum(len(turn["content"].encode()) for turn in fields["messages"])
+        return write_text(str(fields["model"]), completion, math.ceil(n_bytes / 4), kind)
 
     def counts(self) -> dict[str, Any]:
         """What was asked so far: calls, distinct requests, calls per request, model and kind."""
@@ -187,9 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
         if loopback.key is not None and sent.removeprefix("Bearer ") != loopback.key:
             self._fail("bad_key" if is_gemini else "401", sent, is_gemini=is_gemini)
             return
-        asked = read_gemini(model, fields) if is_gemini else read_openai(fields)
-        text = spoil_text(kind, answer(asked, loopback.rule, loopback.noise))
-        reply = (write_gemini if is_gemini else write_openai)(asked, text, kind)
+        if loopback.subjects and model in loopback.subjects.models:
+            reply = loopback.continue_prompt(fields, kind)
+        else:
+            asked = read_gemini(model, fields) if is_gemini else read_openai(fields)
+            text = spoil_text(kind, answer(asked, loopback.rule, loopback.noise))
+            reply = (write_gemini if is_gemini else write_openai)(asked, text, kind)
         match kind:
             case "reset":
                 self._reset()
@@ -204,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, {"candidates": "none", "choices": "none"})
             case "late_error":
                 self._send(200, {"error": {"code": 502, "message": "the model is gone"}})
-            case "refuse_format" | "refuse_temperature" | "refuse_max_tokens":
+            case "refuse_format" | "refuse_temperature" | "refuse_max_tokens" | "refuse_seed":
                 field = _REFUSED_FIELDS[kind]
                 if field in fields:
                     self._send(400, openai_error(f"unknown field {field}", "unsupported", field))
@@ -284,6 +302,9 @@ def _read_arguments() -> argparse.Namespace:
     parser.add_argument("--drip-s", type=float, default=60.0, help="between bytes of a drip")
     parser.add_argument("--latency-s", type=float, default=0.0, help="before every answer")
     parser.add_argument("--key", help="refuse every other key")
+    parser.add_argument(
+        "--subject", action="append", default=[], help="name=model: one that continues prompts"
+    )
     return parser.parse_args()
 
 
@@ -306,6 +327,7 @@ def main() -> None:
         latency_s=given.latency_s,
         key=given.key,
         port=given.port,
+        subjects=dict(subject.split("=", 1) for subject in given.subject),
     )
     print(f"listening on {server.url}", flush=True)
     try:

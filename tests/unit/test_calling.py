@@ -440,6 +440,21 @@ def test_the_budget_is_never_exceeded_and_used_up_to_the_last_call(ledger, max_c
     assert (ledger.totals().n_answered, ledger.totals().n_open) == (8, 0)
 
 
+def test_a_caller_with_a_budget_of_its_own_ends_at_it_and_leaves_the_others_theirs(ledger):
+    provider = FakeProvider()
+    one = CallLimits(max_concurrency=1)
+    base = caller_of(provider, ledger.charged_to("base"), max_usd=1.0, own_max_usd=0.5, limits=one)
+    with pytest.raises(BudgetReachedError, match=r"calls to m to cost at most its side's max_usd"):
+        base(ask(provider, *map(str, range(10))))
+    # 0.2 + 0.3 is within 0.5, 0.3 + 0.3 is not: three calls of 0.1.
+    assert ledger.totals("base").n_answered == 3
+    judge = caller_of(provider, ledger.charged_to("cheap"), max_usd=1.0, limits=one)
+    judge(ask(provider, *map(str, range(100, 105))))
+    with pytest.raises(BudgetReachedError, match=r"the run to cost at most budget\.max_usd"):
+        judge(ask(provider, *map(str, range(200, 210))))
+    assert ledger.totals().spent_usd == pytest.approx(0.8)
+
+
 def test_a_larger_budget_pays_only_for_what_is_missing(ledger):
     provider = FakeProvider()
     requests = ask(provider, *map(str, range(20)))
@@ -456,6 +471,9 @@ def test_a_budget_without_a_price_is_refused_before_the_first_call(ledger):
     caller = caller_of(provider, ledger, max_usd=1.0, worst_usd=None)
     with pytest.raises(UsageError, match=r"a price for m, because budget\.max_usd is set"):
         caller(ask(provider, "a"))
+    own = caller_of(provider, ledger, own_max_usd=1.0, worst_usd=None)
+    with pytest.raises(UsageError, match="a price for m, because max_usd is set"):
+        own(ask(provider, "a"))
     assert provider.sent == []
     # Without a budget it is paid, at a price that stays unknown; then it needs no price.
     free = caller_of(provider, ledger, cost_usd=None, worst_usd=None)

@@ -116,18 +116,47 @@ def test_an_answer_is_recalled_with_what_it_cost_whoever_paid(tmp_path):
     assert found == {request("a").key: paid(cost_usd=0.5), request("b").key: paid(cost_usd=None)}
 
 
-def as_version_1(ledger: Ledger) -> None:
+def as_version(version: int, ledger: Ledger) -> None:
+    """The file as an older version wrote it, with sums of runs alone."""
     ledger.close()
     with sqlite3.connect(ledger.path) as older:
-        older.execute("ALTER TABLE calls DROP COLUMN purpose")
-        older.execute("PRAGMA user_version = 1")
+        older.execute("DROP TRIGGER hold")
+        older.execute("DROP TRIGGER settle")
+        older.execute("DELETE FROM runs WHERE run LIKE '%/%'")
+        older.execute(
+            "CREATE TRIGGER hold AFTER INSERT ON calls BEGIN"
+            " INSERT INTO runs VALUES (new.run, ifnull(new.held_usd, 0.0))"
+            " ON CONFLICT (run) DO UPDATE SET held_usd = held_usd + excluded.held_usd; END"
+        )
+        older.execute(
+            "CREATE TRIGGER settle AFTER UPDATE OF held_usd ON calls BEGIN UPDATE runs SET held_usd"
+            " = held_usd + ifnull(new.held_usd, 0.0) - ifnull(old.held_usd, 0.0)"
+            " WHERE run = new.run; END"
+        )
+        if version == 1:
+            older.execute("ALTER TABLE calls DROP COLUMN purpose")
+        older.execute(f"PRAGMA user_version = {version}")
     older.close()
+
+
+def test_a_ledger_of_version_2_gets_the_sums_per_purpose(tmp_path):
+    ledger = Ledger(tmp_path, "run")
+    for purpose, cost in (("base", 0.5), ("cheap", 0.25)):
+        ledger.charged_to(purpose).write([answer(purpose, request(purpose), cost_usd=cost)], None)
+    as_version(2, ledger)
+    base = Ledger(tmp_path, "run").charged_to("base")
+    wanted = intent("next", request("next"), worst_usd=0.25)
+    # 0.5 and 0.25 are within 0.75; the cheap judge's 0.25 does not count.
+    assert base.write([wanted], None, 0.75) == [None]
+    assert base.write([intent("more", request("more"), worst_usd=0.25)], None, 0.75) == [0.75]
+    assert base.write([intent("more", request("more"), worst_usd=0.25)], 1.0) == [1.0]
+    assert base.check() == (3, [])
 
 
 def test_a_ledger_of_version_1_is_read_and_written_on(tmp_path):
     ledger = Ledger(tmp_path, "run")
     expected = fill(ledger, 5)
-    as_version_1(ledger)
+    as_version(1, ledger)
     newer = Ledger(tmp_path, "run").charged_to("cheap")
     assert newer.recall(list(expected)) == expected
     newer.write([answer("new", request("new"))], None)
@@ -138,7 +167,7 @@ def test_a_ledger_of_version_1_is_read_and_written_on(tmp_path):
 def test_a_damaged_ledger_of_version_1_keeps_the_calls_that_can_be_read(tmp_path):
     ledger = Ledger(tmp_path, "run")
     expected = fill(ledger, 400)
-    as_version_1(ledger)
+    as_version(1, ledger)
     data = bytearray(ledger.path.read_bytes())
     start = data.index(b"200 200 200") // 4096 * 4096
     data[start : start + 4096] = bytes(4096)
@@ -308,9 +337,9 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
 def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(tmp_path):
     fill(Ledger(tmp_path, "run"), 3)
     with sqlite3.connect(tmp_path / "calls.sqlite") as newer:
-        newer.execute("PRAGMA user_version = 3")
+        newer.execute("PRAGMA user_version = 4")
     newer.close()
-    with pytest.raises(InputError, match=r"version 2 or older at .*, found version 3"):
+    with pytest.raises(InputError, match=r"version 3 or older at .*, found version 4"):
         Ledger(tmp_path, "run").totals()
     assert not (tmp_path / "quarantine").exists()
 

@@ -165,7 +165,7 @@ def test_a_warm_or_incomplete_run_gives_no_rates(summary: dict[str, object]) -> 
 
 def test_prompts_are_counted_per_split_and_group() -> None:
     rows = [PromptRow(f"p{i}", "tea" if i % 2 else "sea") for i in range(10)]
-    assert count_prompts(rows, 0.3) == PromptCounts(7, 3, 2, groups_inferred=False)
+    assert count_prompts(rows, 0.3) == PromptCounts(7, 3, 2, False, 2.0, 2)
 
 
 def test_without_groups_the_plan_says_how_many_may_be_inferred() -> None:
@@ -180,8 +180,8 @@ def test_without_groups_the_plan_says_how_many_may_be_inferred() -> None:
 
 def test_one_split_never_takes_the_other_ones_last_prompt() -> None:
     rows = [PromptRow("a", "g"), PromptRow("b", "g")]
-    assert count_prompts(rows, 0.01) == PromptCounts(1, 1, 1, groups_inferred=False)
-    assert count_prompts(rows, 0.99) == PromptCounts(1, 1, 1, groups_inferred=False)
+    assert count_prompts(rows, 0.01) == PromptCounts(1, 1, 1, False, 1.0, 1)
+    assert count_prompts(rows, 0.99) == PromptCounts(1, 1, 1, False, 1.0, 1)
 
 
 PRICES = "models: {small: {input: 0.1, output: 0.4}, large: {input: 2, output: 8}}"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from whatchanged.config import ModelConfig
+from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.dashboard.activation_parts import (
     NOT_COLLECTED,
     STAGE,
@@ -246,7 +246,10 @@ def _pack_audit(
     def load_pieces() -> Split | str:
         from whatchanged.models.token_pieces import load_token_pieces
 
-        pieces = load_token_pieces(ModelConfig.model_validate(run.config["base"]))
+        base = ModelConfig.model_validate(run.config["base"])
+        if base.is_remote(DecodeConfig.model_validate(run.config.get("decode", {}))):
+            return "the base is behind an API, which shows no tokens"
+        pieces = load_token_pieces(base)
         return pieces if isinstance(pieces, str) else pieces.split
 
     return Pack(

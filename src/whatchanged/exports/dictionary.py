@@ -53,6 +53,8 @@ _TEXTS = (
           "reply where finish is stop."),
     Entry("differences", "list of numbers", "nats per token", "Log-probability of each token, base "
           "minus intervention; missing where it was not scored."),
+    Entry("decoded_by", "string", "", "The engine with its version and arithmetic, or what an API "
+          "says of the model that answered and which settings it did not take."),
 )  # fmt: skip
 _SEGMENTS = (
     Entry("text_key", "string", "", "The text that holds the sentence."),

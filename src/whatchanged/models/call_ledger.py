@@ -62,9 +62,14 @@ class CallLedger(Protocol):
         """The usable replies that are known, by the key of their request."""
         ...
 
-    def write(self, entries: Sequence[CallEntry], max_usd: float | None) -> list[float | None]:
-        """Remember these. For an intent that `max_usd` has no room for: the dollars that are held
-        already, and it is not remembered."""
+    def write(
+        self,
+        entries: Sequence[CallEntry],
+        max_usd: float | None,
+        own_max_usd: float | None = None,
+    ) -> list[float | None]:
+        """Remember these. For an intent that `max_usd` has no room for, or `own_max_usd` among the
+        calls of its purpose: the dollars that are held already, and it is not remembered."""
         ...
 
 
@@ -72,10 +77,14 @@ class Scribe:
     """Writes to the ledger in a thread: all that gathered during one commit goes into the next."""
 
     def __init__(
-        self, ledger: CallLedger, max_usd: float | None, thread: ThreadPoolExecutor
+        self,
+        ledger: CallLedger,
+        max_usd: float | None,
+        own_max_usd: float | None,
+        thread: ThreadPoolExecutor,
     ) -> None:
         self._ledger = ledger
-        self._max_usd = max_usd
+        self._caps = max_usd, own_max_usd
         self._thread = thread
         self._entries: list[tuple[CallEntry, asyncio.Future[float | None]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -100,7 +109,7 @@ class Scribe:
             entries = [entry for entry, _ in pairs]
             try:
                 found = await loop.run_in_executor(
-                    self._thread, self._ledger.write, entries, self._max_usd
+                    self._thread, self._ledger.write, entries, *self._caps
                 )
             except Exception as error:
                 for _, future in pairs:

@@ -61,7 +61,8 @@ class Caller:
 
     `price` gives the dollars of a reply and `worst_price` the most that a call can cost, both None
     where unknown. `is_usable` says which replies are answers: others are returned once, and asked
-    for again by the next run.
+    for again by the next run. `max_usd` is for all calls of the run, `own_max_usd` for those of the
+    ledger's purpose alone.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Caller:
         worst_price: Callable[[ChatRequest], float | None],
         *,
         max_usd: float | None = None,
+        own_max_usd: float | None = None,
         limits: CallLimits | None = None,
         is_usable: Callable[[ChatRequest, ChatReply], bool] = is_complete,
         clock: Clock | None = None,
@@ -82,6 +84,7 @@ class Caller:
         self.price = price
         self.worst_price = worst_price
         self.max_usd = max_usd
+        self.own_max_usd = own_max_usd
         self.limits = limits or CallLimits()
         self.is_usable = is_usable
         self.clock = clock or Clock()
@@ -94,9 +97,9 @@ class Caller:
         A call that fails is a result without a reply. The run's bill never exceeds `max_usd` by
         more than what single calls cost above their worst price, plus what calls of unknown cost
         were billed above their later replies (`store.ledger`). Raises, after calls in flight have
-        ended and are recorded: BudgetReachedError where the next call could exceed `max_usd`;
+        ended and are recorded: BudgetReachedError where the next call could exceed a maximum;
         MissingDependencyError or UsageError where the provider refuses the key or a request,
-        UsageError before any call where `max_usd` is set and a price is unknown; StorageError where
+        UsageError before any call where a maximum is set and a price is unknown; StorageError where
         the ledger cannot be written.
         """
         keys = [request.key for request in requests]
@@ -120,10 +123,12 @@ class Caller:
                     f"expected requests to {self.provider.identity}, found one to"
                     f" {request.provider}: pass each request to its own provider's caller"
                 )
-            if self.max_usd is not None and self.worst_price(request) is None:
+            key = "max_usd" if self.max_usd is None else "budget.max_usd"
+            is_capped = self.max_usd is not None or self.own_max_usd is not None
+            if is_capped and self.worst_price(request) is None:
                 raise UsageError(
-                    f"expected a price for {request.model}, because budget.max_usd is set, found"
-                    " none: add it to the price table, or set budget.max_usd to null"
+                    f"expected a price for {request.model}, because {key} is set, found none: add"
+                    f" it to the price table, or set {key} to null"
                 )
 
     def _send_all(self, requests: dict[str, ChatRequest]) -> dict[str, CallResult]:
@@ -164,7 +169,9 @@ class _Batch:
         self._own: set[str] = set()
         self._results: dict[str, CallResult] = {}
         self._lane = lane
-        self._scribe = Scribe(caller.ledger, caller.max_usd, switchboard.writing)
+        self._scribe = Scribe(
+            caller.ledger, caller.max_usd, caller.own_max_usd, switchboard.writing
+        )
         self._writing = switchboard.writing
         self._in_flight = switchboard.in_flight(caller.ledger.path)
         self._tasks: list[asyncio.Task[None]] = []
@@ -297,7 +304,7 @@ class _Batch:
             if held is not None:
                 # When a call in flight ends, it holds its price and no more its worst price.
                 if self._lane.n_paying == 0:
-                    raise _budget_error(held, intent.worst_usd, self._caller.max_usd)
+                    raise _budget_error(self._caller, intent, held)
                 await self._lane.until_paid()
 
     async def _call(self, intent: CallIntent, patience_s: float) -> CallResult | _Setback:
@@ -365,12 +372,18 @@ def _in_order(keys: Sequence[str], results: dict[str, CallResult]) -> list[CallR
     return ordered
 
 
-def _budget_error(
-    held_usd: float, worst_usd: float | None, max_usd: float | None
-) -> BudgetReachedError:
+def _budget_error(caller: Caller, intent: CallIntent, held_usd: float) -> BudgetReachedError:
+    """The run's maximum is looked at first, so what is within it exceeds the caller's own."""
+    worst_usd = intent.worst_usd or 0.0
+    what, key, cap = "the run", "budget.max_usd", caller.max_usd
+    if caller.own_max_usd is not None and (cap is None or held_usd + worst_usd <= cap):
+        what, key, cap = (
+            f"calls to {intent.request.model}",
+            "its side's max_usd",
+            caller.own_max_usd,
+        )
     return BudgetReachedError(
-        f"expected the run to cost at most budget.max_usd = ${max_usd:,.4f}, found ${held_usd:,.4f}"
-        f" spent or held for calls whose bill is unknown, and the next call could cost"
-        f" ${worst_usd or 0.0:,.4f}: raise budget.max_usd and run again, what was answered is not"
-        " paid for twice"
+        f"expected {what} to cost at most {key} = ${cap:,.4f}, found ${held_usd:,.4f} spent or held"
+        f" for calls whose bill is unknown, and the next call could cost ${worst_usd:,.4f}: raise"
+        f" {key} and run again, what was answered is not paid for twice"
     )

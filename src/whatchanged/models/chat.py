@@ -21,10 +21,13 @@ class ProviderBusyError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What is asked of a model. `schema` is the JSON schema of the answer, as JSON text.
+    """What is asked of a model. `schema` is the JSON schema of the answer, as JSON text; without
+    one the answer is free text, and without a `system` there is no such turn.
 
     `provider` names the API and its address, so that equal requests to different endpoints are
-    different calls. `max_tokens` bounds the answer, a model's hidden reasoning included.
+    different calls. `max_tokens` bounds the answer, a model's hidden reasoning included. A `seed`
+    asks for a sample from the model's distribution, as `temperature` and `top_p` shape it: requests
+    with different seeds are different samples, also where the provider draws as it likes.
     """
 
     provider: str
@@ -34,18 +37,22 @@ class ChatRequest:
     schema: str
     max_tokens: int
     temperature: float
+    top_p: float | None = None
+    seed: int | None = None
 
     @property
     def key(self) -> str:
-        """The content key under which the answer is kept."""
-        return content_key("chat/1", asdict(self))
+        """The content key under which the answer is kept; what is None is not asked for."""
+        asked = {name: value for name, value in asdict(self).items() if value is not None}
+        return content_key("chat/1", asked)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
     """What came back. `text` is empty where `finish` is "refused", and `reason` then says why.
 
-    Token counts are the provider's own, None where it gives none.
+    Token counts are the provider's own, None where it gives none. `served_by` is what the provider
+    says of the model that answered, and which fields of the request it did not take.
     """
 
     text: str
@@ -53,6 +60,7 @@ class ChatReply:
     reason: str
     n_tokens_in: int | None
     n_tokens_out: int | None
+    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

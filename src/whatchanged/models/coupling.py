@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from whatchanged.config import DecodeConfig, ModelConfig
+from whatchanged.model_config import name_sides
 from whatchanged.models.loading import describe_decoder
 from whatchanged.models.weights import resolve_model
 
@@ -22,6 +23,12 @@ def why_independent(
     """
     if decode.coupling == "off":
         return "the config asks for independent decoding"
+    if remote := [
+        name
+        for name, side in (("base", base), ("intervention", intervention))
+        if side.is_remote(decode)
+    ]:
+        return f"{name_sides(remote)} behind an API, which draws its own random numbers"
     one, other = (describe_decoder(side, decode, prompt_format) for side in (base, intervention))
     if one == other:
         return "both sides are the same model, whose coupled texts would be equal"

@@ -47,6 +47,13 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def name_device(device: torch.device) -> str:
+    """What computes, without what changes from run to run: a GPU's own name, or the device's."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def describe_device(device: torch.device) -> str:
     """The device for people: a GPU with its name and memory in GiB, the CPU with its threads."""
     import torch

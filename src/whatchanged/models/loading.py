@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whatchanged.api_config import ApiConfig
 from whatchanged.config import (
-    ApiConfig,
     AuditConfig,
     BudgetConfig,
     DecodeConfig,
@@ -24,8 +24,9 @@ from whatchanged.config import (
     JudgeTierConfig,
     ModelConfig,
 )
-from whatchanged.errors import ConfigError, MissingDependencyError, UsageError
-from whatchanged.models.offline import is_local_endpoint
+from whatchanged.errors import MissingDependencyError, UsageError
+from whatchanged.model_config import API_KEYS, subject_api
+from whatchanged.models.api_callers import load_caller
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.steering import check_fits, identify_steering, read_steering, steer
@@ -33,10 +34,7 @@ from whatchanged.models.weights import resolve_adapter, resolve_model
 
 if TYPE_CHECKING:
     from whatchanged.models.call_ledger import CallLedger
-    from whatchanged.models.calling import Caller
-    from whatchanged.models.chat import ChatProvider
     from whatchanged.models.rubric import Asking
-    from whatchanged.models.secret import Secret
     from whatchanged.models.transformers_decoder import TransformersDecoder
 
 # Two threads that ask for the same model must not load it twice.
@@ -46,18 +44,31 @@ _LOADING = threading.RLock()
 @lru_cache(maxsize=64)
 def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: str) -> str:
     """The name of everything that changes a text: weights (their digest covers tokenizer and chat
-    template), what is done to them, prompt format and sampling.
+    template), what is done to them, prompt format and sampling; of a model behind an API, its
+    address and what is asked of it.
 
     Adapters and steering vectors are named by their content. Raises what finding them raises.
     """
+    drawn = decode.model_dump(exclude={"batch_size", "chunk_texts", "coupling"})
+    drawn["engine"] = model.engine_for(decode)
+    if model.is_remote(decode):
+        from whatchanged.models import remote_decoder
+
+        return _named(
+            **drawn,
+            **model.model_dump(include={"model", "endpoint", "system_prompt", "thinking"}),
+            version=remote_decoder.VERSION,
+        )
     adapter = None if model.adapter is None else resolve_adapter(model.adapter).identity
     steering = None if model.steering is None else identify_steering(_path(model.steering))
     return _named(
         weights=resolve_model(model.model, model.revision).identity,
         adapter=adapter,
         steering=steering,
-        **model.model_dump(exclude={"model", "revision", "adapter", "steering"}),
-        **decode.model_dump(exclude={"batch_size", "chunk_texts", "coupling"}),
+        **model.model_dump(
+            exclude={"model", "revision", "adapter", "steering", "engine", *API_KEYS}
+        ),
+        **drawn,
         prompt_format=prompt_format,
         sampling=SAMPLING_VERSION,
     )
@@ -82,11 +93,20 @@ def describe_judge(tier: JudgeTierConfig, embed: EmbedConfig) -> str:
 
 
 def load_decoder(
-    model: ModelConfig, decode: DecodeConfig, prompt_format: str, device: str
+    model: ModelConfig,
+    decode: DecodeConfig,
+    prompt_format: str,
+    device: str,
+    *,
+    budget: BudgetConfig | None = None,
+    ledger: CallLedger | None = None,
 ) -> Decoder:
     """The decoder of one side, with what is done to its model done; the last two that were asked
-    for stay in memory. Raises what loading a model, an adapter or a steering vector raises, and
-    MissingDependencyError for a package that one of them needs."""
+    for stay in memory. Calls to a model behind an API go through the ledger, within the budget,
+    which local ones need not. Raises what loading a model, an adapter or a steering vector raises,
+    and MissingDependencyError for a package or a key that one of them needs."""
+    if model.is_remote(decode):
+        return _remote_decoder(model, decode, budget or BudgetConfig(), ledger)
     with _LOADING:
         decoder = _decoder(model, decode, prompt_format, device)
     if model.thinking == "keep":
@@ -207,54 +227,21 @@ def load_proposer(config: AuditConfig, ledger: CallLedger | None = None) -> Prop
     )
 
 
-def load_caller(api: ApiConfig, budget: BudgetConfig, ledger: CallLedger | None) -> Caller:
-    """What calls a provider within its limits and the budget. Raises MissingDependencyError for a
-    package or a key that is not there, ConfigError for prices that cannot be read, UsageError
-    without a ledger."""
-    from whatchanged.models.calling import Caller, CallLimits
+def _remote_decoder(
+    model: ModelConfig, decode: DecodeConfig, budget: BudgetConfig, ledger: CallLedger | None
+) -> Decoder:
+    from whatchanged.models.remote_decoder import RemoteDecoder, is_sample
+    from whatchanged.models.thinking import MARKERS, ThinkMarkers
 
-    if ledger is None:
-        raise UsageError(f"expected a ledger for the calls to {api.provider}, found none: pass one")
-    from whatchanged.models.llm_judge import is_settled
-    from whatchanged.models.prices import cost_usd, load_prices, max_cost_usd
-
-    table = load_prices(Path(budget.prices) if budget.prices else None)
-    with _LOADING:
-        opened = _provider(api.provider, api.endpoint, api.key_variable)
-    return Caller(
-        opened,
-        ledger,
-        price=lambda request, reply: cost_usd(table, request.model, reply),
-        worst_price=lambda request: max_cost_usd(table, request),
-        max_usd=budget.max_usd,
-        limits=CallLimits(max_concurrency=api.max_concurrency),
-        is_usable=is_settled,
+    caller = load_caller(subject_api(model, decode), budget, ledger, is_sample, model.max_usd)
+    return RemoteDecoder(
+        caller,
+        caller.provider.identity,
+        model.model,
+        model.system_prompt or "",
+        decode,
+        ThinkMarkers(*MARKERS[0]) if model.thinking == "strip" else None,
     )
-
-
-def check_apis(config: AuditConfig) -> None:
-    """Nothing, where every API of the config has its key, and its price where the budget needs one.
-
-    Raises MissingDependencyError for a key, ConfigError for prices or a price that is not there,
-    and for an API of another machine in an offline run.
-    """
-    from whatchanged.models.prices import load_prices
-
-    prices = load_prices(Path(config.budget.prices) if config.budget.prices else None)
-    for name, api in config.apis.items():
-        if config.run.offline and not is_local_endpoint(api.endpoint):
-            raise ConfigError(
-                f"{name}.endpoint: expected an address of this machine, because run.offline is "
-                f"set, found {api.endpoint or 'the own address of ' + api.provider}: name a local "
-                "server, or set run.offline to false"
-            )
-        _read_key(api.provider, api.endpoint, api.key_variable)
-        if config.budget.max_usd is not None and api.model not in prices:
-            raise ConfigError(
-                f"{name}.model: expected a price for {api.model!r}, because budget.max_usd is set, "
-                "found none: add it to a file and name that in budget.prices, or set "
-                "budget.max_usd to null"
-            )
 
 
 def _asking(api: ApiConfig, identity: str, seed: int) -> Asking:
@@ -266,31 +253,6 @@ def _asking(api: ApiConfig, identity: str, seed: int) -> Asking:
 
 def _describe_api(api: ApiConfig) -> dict[str, Any]:
     return api.model_dump(include={"provider", "model", "endpoint", "max_tokens", "temperature"})
-
-
-@lru_cache(maxsize=8)
-def _provider(provider: str, endpoint: str | None, key_variable: str | None) -> ChatProvider:
-    """Kept open: connections are worth more than the memory."""
-    from whatchanged.models import gemini, openai_compatible
-
-    key = _read_key(provider, endpoint, key_variable)
-    if provider == "gemini":
-        assert key is not None, "Gemini always needs a key"
-        return gemini.Gemini(key, endpoint=endpoint or gemini.ENDPOINT)
-    return openai_compatible.OpenAICompatible(key, endpoint=endpoint or openai_compatible.ENDPOINT)
-
-
-def _read_key(provider: str, endpoint: str | None, key_variable: str | None) -> Secret | None:
-    from whatchanged.models import gemini, openai_compatible
-    from whatchanged.models.secret import secret_from_environment
-
-    if provider == "gemini":
-        return secret_from_environment(key_variable or gemini.KEY_VARIABLE)
-    # OpenAI's key goes to OpenAI alone: for another address the config names the key, or none is
-    # sent.
-    if endpoint is not None and key_variable is None:
-        return None
-    return secret_from_environment(key_variable or openai_compatible.KEY_VARIABLE)
 
 
 @lru_cache(maxsize=2)

@@ -6,7 +6,9 @@ a warning is logged, and the refused call counts as one that may work when tried
 
     response_format    left out: the answer's form then stands in the prompt alone
     max_tokens         sent as max_completion_tokens, which models that reason ask for
-    temperature        left out: models that reason take only their own
+    temperature        left out: models that reason take only their own; never from a sample that
+                       asks for another than 1, which is their own
+    seed               left out: the provider then draws as it likes
 
 Replies are read as strictly without a schema as with one.
 """
@@ -51,7 +53,15 @@ class _Dialect:
 
     has_schema: bool = True
     has_temperature: bool = True
+    has_seed: bool = True
     limit: str = "max_tokens"
+
+    def left_out(self, request: ChatRequest) -> list[str]:
+        """The fields of a sample that are not sent, for its record."""
+        fields = {"temperature": self.has_temperature, "seed": self.has_seed}
+        return [
+            name for name, is_sent in fields.items() if request.seed is not None and not is_sent
+        ]
 
 
 class OpenAICompatible:
@@ -104,7 +114,7 @@ class OpenAICompatible:
             # they have in common is that no whole reply arrived.
             return failure_from_exception(error, provider=self.identity, secret=self._secret)
         else:
-            return self._read_answer(answer)
+            return self._read_answer(answer, dialect.left_out(request))
         return self._read_refusal(request, dialect, status, headers, body)
 
     def _connect(self) -> AsyncOpenAI:
@@ -129,7 +139,7 @@ class OpenAICompatible:
             )
         return self._client
 
-    def _read_answer(self, answer: Any) -> ChatReply | WhatchangedError:
+    def _read_answer(self, answer: Any, left_out: list[str]) -> ChatReply | WhatchangedError:
         # OpenRouter reports the failure of the provider behind it in a reply with status 200.
         error = getattr(answer, "error", None)
         if isinstance(error, dict):
@@ -148,7 +158,7 @@ class OpenAICompatible:
         reply = _read_reply(answer)
         if reply.reason == "error":
             return TransientError(f"{self.identity} broke off its reply (finish reason error)")
-        return reply
+        return replace(reply, served_by=_describe_server(answer, left_out))
 
     def _read_refusal(
         self,
@@ -160,7 +170,7 @@ class OpenAICompatible:
     ) -> ChatReply | WhatchangedError:
         if status == 400 and (about_text := _ABOUT_THE_TEXT & codes_in(body)):
             return ChatReply("", "refused", f"the prompt: {min(about_text)}", None, None)
-        simpler = _simplify(dialect, body) if status in {400, 422} else None
+        simpler = _simplify(dialect, request, body) if status in {400, 422} else None
         if simpler is None:
             return failure_from_status(
                 status, headers, body, provider=self.identity, secret=self._secret
@@ -173,29 +183,41 @@ class OpenAICompatible:
         return TransientError(f"{told}: ask again")
 
 
-def _simplify(dialect: _Dialect, body: str) -> _Dialect | None:
-    """The dialect without what a 400 complains of; None where it names no field that was sent."""
-    if dialect.has_schema and ("response_format" in body or "json_schema" in body):
+def _simplify(dialect: _Dialect, request: ChatRequest, body: str) -> _Dialect | None:
+    """The dialect without what a 400 complains of; None where it names no field that was sent, or
+    one that the request cannot do without."""
+    if request.schema and dialect.has_schema and _names(body, "response_format", "json_schema"):
         return replace(dialect, has_schema=False)
-    if dialect.limit == "max_tokens" and "max_tokens" in body:
+    if dialect.limit == "max_tokens" and _names(body, "max_tokens"):
         return replace(dialect, limit="max_completion_tokens")
-    if dialect.has_temperature and "temperature" in body:
+    may_do_without = request.seed is None or request.temperature == 1
+    if may_do_without and dialect.has_temperature and _names(body, "temperature"):
         return replace(dialect, has_temperature=False)
+    if request.seed is not None and dialect.has_seed and _names(body, "seed"):
+        return replace(dialect, has_seed=False)
     return None
+
+
+def _names(body: str, *fields: str) -> bool:
+    return any(field in body for field in fields)
 
 
 def _write_request(request: ChatRequest, dialect: _Dialect) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "model": request.model,
         "messages": [
-            {"role": "system", "content": request.system},
+            *([{"role": "system", "content": request.system}] if request.system else []),
             {"role": "user", "content": request.user},
         ],
         dialect.limit: request.max_tokens,
     }
     if dialect.has_temperature:
         fields["temperature"] = request.temperature
-    if dialect.has_schema:
+    if request.top_p is not None:
+        fields["top_p"] = request.top_p
+    if request.seed is not None and dialect.has_seed:
+        fields["seed"] = request.seed
+    if request.schema and dialect.has_schema:
         schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}
     return fields
@@ -222,6 +244,13 @@ def _read_reply(answer: Any) -> ChatReply:
         case "length":
             return ChatReply(text, "cut_off", "length", *tokens)
     return ChatReply("", "refused", excerpt(str(finish or "no finish reason"), None), *tokens)
+
+
+def _describe_server(answer: Any, left_out: list[str]) -> str:
+    """The model and the version of its system, as the server names them."""
+    named = [getattr(answer, name, None) for name in ("model", "system_fingerprint")]
+    said = " ".join(excerpt(name, None) for name in named if isinstance(name, str) and name)
+    return ", ".join([said, *(f"without {field}" for field in left_out)])
 
 
 def _read_usage(usage: Any) -> tuple[int | None, int | None]:

@@ -10,6 +10,8 @@ from whatchanged.errors import ConfigError
 
 PromptFormat = Literal["auto", "plain", "chat"]
 
+NO_UNICODE = "the prompt holds half of a surrogate pair, so no tokens"
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
@@ -41,8 +43,8 @@ class PromptEncoder:
         return [self._encode_one(prompt) for prompt in prompts]
 
     def _encode_one(self, prompt: str) -> EncodedPrompt:
-        if not _is_unicode(prompt):
-            return EncodedPrompt((), "the prompt holds half of a surrogate pair, so no tokens")
+        if not is_unicode(prompt):
+            return EncodedPrompt((), NO_UNICODE)
         text = self._in_chat(prompt) if self.is_chat else self._prefixed(prompt)
         encoded = self.tokenizer(text, add_special_tokens=not self.is_chat, truncation=False)
         ids = tuple(encoded["input_ids"]) or self._start_ids()
@@ -127,7 +129,8 @@ def _messages(prompt: str, system_prompt: str | None) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": prompt}]
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ from whatchanged.models.transformers_decoder import TransformersDecoder
 from whatchanged.records import Completion, DecodeRequest
 
 # What opens and what closes the thinking; the first is what models without tokens for it write.
-_MARKERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<reasoning>", "</reasoning>"))
+MARKERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<reasoning>", "</reasoning>"))
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,5 @@ def answer_decoder(decoder: TransformersDecoder) -> AnswerDecoder:
 def find_markers(tokenizer: Any) -> tuple[str, str]:
     """The first known pair of markers that are tokens, else the first pair."""
     vocabulary = tokenizer.get_vocab()
-    known = (pair for pair in _MARKERS if all(marker in vocabulary for marker in pair))
-    return next(known, _MARKERS[0])
+    known = (pair for pair in MARKERS if all(marker in vocabulary for marker in pair))
+    return next(known, MARKERS[0])

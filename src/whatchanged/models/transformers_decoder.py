@@ -21,12 +21,13 @@ from whatchanged.models.device import (
     batch_bytes,
     choose_device,
     is_out_of_memory,
+    name_device,
     release_memory,
 )
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder
 from whatchanged.models.sampling import TokenPicker, draw_noise_keys
 from whatchanged.models.weights import ResolvedModel, resolve_model, without_progress_bars
-from whatchanged.records import Completion, DecodeRequest
+from whatchanged.records import Completion, DecodeRequest, Finish
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,7 @@ class TransformersDecoder:
     config: DecodeConfig
     limit: BatchLimit
     eos_ids: tuple[int, ...]
+    decoded_by: str = ""
     n_out_of_memory: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _max_rows: int | None = None
@@ -195,16 +197,15 @@ class TransformersDecoder:
             clean_up_tokenization_spaces=False,
         )
         return [
-            _failed(_NO_DISTRIBUTION) if broken else _completion(text, row, end)
+            _failed(_NO_DISTRIBUTION) if broken else _completion(text, row, end, self.decoded_by)
             for text, row, end, broken in zip(texts, tokens, ends, is_broken, strict=True)
         ]
 
 
-def _completion(text: str, row: Sequence[int], end: int) -> Completion:
+def _completion(text: str, row: Sequence[int], end: int, decoded_by: str) -> Completion:
     """The completion of a row of tokens whose first end-of-text token stands at `end`, if any."""
-    return Completion(
-        text, end, "stop" if end < len(row) else "length", token_ids=tuple(row[: end + 1])
-    )
+    finish: Finish = "stop" if end < len(row) else "length"
+    return Completion(text, end, finish, token_ids=tuple(row[: end + 1]), decoded_by=decoded_by)
 
 
 def _failed(reason: str) -> Completion:
@@ -243,6 +244,7 @@ def load_decoder(
         decode,
         batch_limit(text_config, network.dtype.itemsize, target, decode.batch_size),
         _eos_ids(network, tokenizer),
+        decoded_by=_describe_engine(network),
     )
 
 
@@ -262,6 +264,16 @@ def _load(resolved: ResolvedModel, name: str, dtype: str) -> tuple[Any, Any]:
             f"could not load it ({type(error).__name__}: {first_line}): check its files"
         ) from error
     return network, tokenizer
+
+
+def _describe_engine(network: Any) -> str:
+    """What two runs of one model must share for their texts to agree in every rounding."""
+    import torch
+    import transformers
+
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    dtype = str(network.dtype).removeprefix("torch.")
+    return f"{versions}, {name_device(network.device)}, {dtype}"
 
 
 def _eos_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from whatchanged.config import API_PROVIDERS
+from whatchanged.api_config import API_PROVIDERS
 from whatchanged.figures import draw_bars
 from whatchanged.pages.document import (
     Block,
@@ -125,6 +125,8 @@ def write_costs(run: RunTables) -> list[Block]:
     )  # fmt: skip
     blocks.append(Table("Texts decoded", columns, rows))
     summary = run.summary
+    if isinstance(bill := summary.get("bill"), Mapping) and bill:
+        blocks.append(_bill_table(bill))
     text = (
         f"Segments embedded: {count(look_up(summary, 'embed', 'n_embedded'))}, from the cache: "
         f"{count(look_up(summary, 'embed', 'n_cached'))}. "
@@ -133,6 +135,28 @@ def write_costs(run: RunTables) -> list[Block]:
         f"Peak memory: {size(summary.get('peak_memory_bytes'))}."
     )
     return [*blocks, Paragraph(line(text))]
+
+
+def _bill_table(bill: Mapping[str, Any]) -> Table:
+    """What each model behind an API came to, over all restarts of the run."""
+    rows = tuple(
+        (
+            line(str(name)),
+            (data(str(look_up(part, "model"))),),
+            *(line(count(look_up(part, name))) for name in _BILLED),
+            line(money(look_up(part, "spent_usd"))),
+        )
+        for name, part in bill.items()
+    )
+    columns = ("Calls", "Without a reply", "Of unknown cost", "Tokens in", "Tokens out", "Cost")
+    return Table(
+        "Calls to models behind an API, over all restarts",
+        (Column("For"), Column("Model"), *(Column(name, numeric=True) for name in columns)),
+        rows,
+    )
+
+
+_BILLED = ("n_calls", "n_failed", "n_unknown", "n_tokens_in", "n_tokens_out")
 
 
 def write_reproduction(run: RunTables) -> list[Block]:

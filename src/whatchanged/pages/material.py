@@ -158,7 +158,10 @@ def _how_compared(run: RunTables) -> list[str]:
             f"Both sides decoded with the same noise, so that their texts agree until the models "
             f"do not: {equal} of {pairs} in discovery are identical."
         ]
-    sentences.append(_DIVERGENCE.get(str(coupling.get("divergence")), _DIVERGENCE["none"]))
+    method, why_sampled = str(coupling.get("divergence")), coupling.get("why_sampled")
+    sentences.append(_DIVERGENCE.get(method, _DIVERGENCE["none"]))
+    if why_sampled and method not in ("tokens", "texts"):
+        sentences[-1] = f"{sentences[-1][:-1]}, because {why_sampled}."
     stages = run.summary.get("stages")
     reasons = [s.get("reason") for s in stages] if isinstance(stages, list) else []
     return sentences + [f"{str(r)[:1].upper()}{str(r)[1:]}." for r in reasons if r]

@@ -84,16 +84,24 @@ class Ledger:
 
         return self._file.use(read)
 
-    def write(self, entries: Sequence[CallEntry], max_usd: float | None) -> list[float | None]:
+    def write(
+        self,
+        entries: Sequence[CallEntry],
+        max_usd: float | None,
+        own_max_usd: float | None = None,
+    ) -> list[float | None]:
         """Commit these entries together; they are on the disk when this returns.
 
-        For an intent that could bring the run's bill above `max_usd`: the dollars that the run
-        holds already, and the intent is not written. None for everything that was.
+        For an intent that could bring the run's bill above `max_usd`, or what is charged to this
+        ledger's purpose above `own_max_usd`: the dollars that are held already, and the intent is
+        not written. None for everything that was.
         """
+        caps = [(self.run, max_usd), (f"{self.run}/{self.purpose}", own_max_usd)]
+        known = [(account, cap) for account, cap in caps if cap is not None]
 
         def commit(connection: sqlite3.Connection) -> list[float | None]:
             with self._file.transaction(connection):
-                return [self._enter(connection, entry, max_usd) for entry in entries]
+                return [self._enter(connection, entry, known) for entry in entries]
 
         return self._file.use(commit)
 
@@ -134,18 +142,18 @@ class Ledger:
         self._file.close()
 
     def _enter(
-        self, connection: sqlite3.Connection, entry: CallEntry, max_usd: float | None
+        self, connection: sqlite3.Connection, entry: CallEntry, caps: Sequence[tuple[str, float]]
     ) -> float | None:
         if isinstance(entry, CallIntent):
-            return self._start(connection, entry, max_usd)
+            return self._start(connection, entry, caps)
         self._finish(connection, entry)
         return None
 
     def _start(
-        self, connection: sqlite3.Connection, intent: CallIntent, max_usd: float | None
+        self, connection: sqlite3.Connection, intent: CallIntent, caps: Sequence[tuple[str, float]]
     ) -> float | None:
-        if max_usd is not None:
-            held = self._held_usd(connection)
+        for account, max_usd in caps:
+            held = _held_usd(connection, account)
             if held + (intent.worst_usd or 0.0) > max_usd * (1 + _TOLERANCE):
                 return held
         connection.execute(
@@ -181,14 +189,15 @@ class Ledger:
                 (cost, key, self.run, cost),
             )
 
-    def _held_usd(self, connection: sqlite3.Connection) -> float:
-        found = connection.execute("SELECT held_usd FROM runs WHERE run = ?", (self.run,))
-        row = found.fetchone()
-        return 0.0 if row is None else float(row[0])
-
     def _names(self, entry: CallEntry) -> tuple[str, str, str, str, str, str]:
         request = entry.request
         return entry.token, request.key, self.run, request.provider, request.model, self.purpose
+
+
+def _held_usd(connection: sqlite3.Connection, account: str) -> float:
+    found = connection.execute("SELECT held_usd FROM runs WHERE run = ?", (account,))
+    row = found.fetchone()
+    return 0.0 if row is None else float(row[0])
 
 
 def _sound_reply(connection: sqlite3.Connection, key: str) -> PaidReply | None:

@@ -19,7 +19,22 @@ from whatchanged.keys import content_key
 from whatchanged.store import atomic
 from whatchanged.store.artifacts import quarantine_path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# The sums that every call is checked against, kept by SQLite itself: of a run, and under
+# run/purpose of what is charged to one purpose.
+_SUMS = (
+    """CREATE TRIGGER hold AFTER INSERT ON calls BEGIN
+        INSERT INTO runs VALUES
+            (new.run, ifnull(new.held_usd, 0.0)),
+            (new.run || '/' || new.purpose, ifnull(new.held_usd, 0.0))
+        ON CONFLICT (run) DO UPDATE SET held_usd = held_usd + excluded.held_usd;
+    END""",
+    """CREATE TRIGGER settle AFTER UPDATE OF held_usd ON calls BEGIN
+        UPDATE runs SET held_usd = held_usd + ifnull(new.held_usd, 0.0) - ifnull(old.held_usd, 0.0)
+        WHERE run IN (new.run, new.run || '/' || new.purpose);
+    END""",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
 _SCHEMA = (
     """CREATE TABLE calls (
         id INTEGER PRIMARY KEY,
@@ -40,23 +55,21 @@ _SCHEMA = (
     )""",
     "CREATE UNIQUE INDEX calls_by_key ON calls (key, token)",
     "CREATE INDEX calls_by_run ON calls (run)",
-    # The sum that every call is checked against, kept by SQLite itself.
     "CREATE TABLE runs (run TEXT PRIMARY KEY, held_usd REAL NOT NULL) WITHOUT ROWID",
-    """CREATE TRIGGER hold AFTER INSERT ON calls BEGIN
-        INSERT INTO runs VALUES (new.run, ifnull(new.held_usd, 0.0))
-        ON CONFLICT (run) DO UPDATE SET held_usd = held_usd + excluded.held_usd;
-    END""",
-    """CREATE TRIGGER settle AFTER UPDATE OF held_usd ON calls BEGIN
-        UPDATE runs SET held_usd = held_usd + ifnull(new.held_usd, 0.0) - ifnull(old.held_usd, 0.0)
-        WHERE run = new.run;
-    END""",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    *_SUMS,
 )
-# Version 1 did not say what a call was for.
-_UPGRADE = (
-    "ALTER TABLE calls ADD COLUMN purpose TEXT NOT NULL DEFAULT ''",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
+# By the version to upgrade from. Version 1 did not say what a call was for, version 2 kept no sum
+# per purpose.
+_UPGRADES = {
+    1: ("ALTER TABLE calls ADD COLUMN purpose TEXT NOT NULL DEFAULT ''",),
+    2: (
+        "DROP TRIGGER hold",
+        "DROP TRIGGER settle",
+        "INSERT INTO runs SELECT run || '/' || purpose, total(held_usd) FROM calls"
+        " GROUP BY run, purpose",
+        *_SUMS,
+    ),
+}
 _N_COLUMNS = 15
 # Statements are constant: where SQLite finds one wrong (ERROR) or a constraint broken, the tables
 # are not those that were made.
@@ -285,8 +298,8 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
         raise _DamagedError(f"it states version {version}")
     if (problem := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise _DamagedError(str(problem))
-    if version < SCHEMA_VERSION:
-        for statement in _UPGRADE:
+    for earlier in range(version, SCHEMA_VERSION):
+        for statement in _UPGRADES[earlier]:
             connection.execute(statement)
 
 

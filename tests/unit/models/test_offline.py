@@ -10,7 +10,7 @@ import pytest
 
 from whatchanged.config import parse_config
 from whatchanged.errors import ConfigError
-from whatchanged.models.loading import check_apis
+from whatchanged.models.api_callers import check_apis
 from whatchanged.models.offline import is_local_endpoint, is_this_machine
 
 ASKS = """\

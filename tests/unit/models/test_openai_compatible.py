@@ -105,7 +105,7 @@ def test_a_reply_without_a_text_says_why(kind, finish, reason):
 def test_a_cut_reply_is_cut_off_even_where_its_text_looks_whole():
     with misbehaving("max_tokens") as server:
         reply = send(provider_of(server))
-    assert reply == ChatReply('{"score": 90}', "cut_off", "length", reply.n_tokens_in, 4)
+    assert reply == ChatReply('{"score": 90}', "cut_off", "length", reply.n_tokens_in, 4, "small")
 
 
 @pytest.mark.parametrize("field", ["format", "temperature", "max_tokens"])

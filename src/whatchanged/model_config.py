@@ -1,0 +1,109 @@
+"""The models of an audit and how they decode: blocks of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from whatchanged.api_config import ApiConfig
+from whatchanged.config_blocks import Block
+
+Auto = Literal["auto"]
+# Who decodes. `openai_compatible` is a model behind an API; the others decode on this machine.
+Engine = Literal["transformers", "openai_compatible"]
+REMOTE: Engine = "openai_compatible"
+
+
+class ModelConfig(Block):
+    """One side: a local folder, a hub id or the name of a model behind an API, and what is done to
+    it before it decodes.
+
+    `adapter` (a LoRA: a folder or a hub id) is merged into the weights, then the linear layers but
+    the head are rounded (`quantization`), and then a vector is added to what a layer puts out
+    (`steering`: a safetensors file, see `whatchanged.models.steering`). `system_prompt` stands
+    before every prompt: in the chat template, or as plain text without one. `thinking: strip`
+    takes what stands between a reasoning model's think markers out of its texts.
+
+    `engine` is the side's own in place of `decode.engine`. A model behind an API has an `endpoint`
+    (null: OpenAI's own), a key in the environment variable `key_variable`, at most
+    `max_concurrency` calls in flight, and may cost at most `max_usd` within `budget.max_usd`.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    system_prompt: str | None = None
+    quantization: Literal["int8", "int4"] | None = None
+    adapter: str | None = None
+    steering: str | None = None
+    thinking: Literal["keep", "strip"] = "keep"
+    engine: Engine | None = None
+    endpoint: str | None = None
+    key_variable: str | None = None
+    max_concurrency: int = Field(32, ge=1)
+    max_usd: float | None = Field(None, ge=0)
+
+    def engine_for(self, decode: DecodeConfig) -> Engine:
+        """Who decodes this side."""
+        return self.engine or decode.engine
+
+    def is_remote(self, decode: DecodeConfig) -> bool:
+        """Whether the side is a model behind an API."""
+        return self.engine_for(decode) == REMOTE
+
+
+# The keys of a side that only a model behind an API has, and those that need its weights.
+API_KEYS = ("endpoint", "key_variable", "max_concurrency", "max_usd")
+WEIGHT_KEYS = ("revision", "dtype", "quantization", "adapter", "steering")
+
+
+class DecodeConfig(Block):
+    """How texts are sampled. `batch_size` never changes a key. `coupling: auto` decodes both sides
+    with the same noise where their tokens are the same."""
+
+    engine: Engine = "transformers"
+    max_new_tokens: int = Field(48, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    coupling: Literal["auto", "off"] = "auto"
+    batch_size: int | Auto = "auto"
+    chunk_texts: int = Field(500, ge=1)
+
+
+def check_keys(side: str, model: ModelConfig, decode: DecodeConfig) -> None:
+    """Nothing, where the engine of a side can do what its keys ask for; else ValueError."""
+    is_remote = model.is_remote(decode)
+    defaults = ModelConfig(model=model.model)
+    for key in WEIGHT_KEYS if is_remote else API_KEYS:
+        if getattr(model, key) == getattr(defaults, key):
+            continue
+        if is_remote:
+            raise ValueError(
+                f"`{side}.{key}` needs a model whose weights are here, and the {side} is served as "
+                "it is by an API: remove the key, or choose another engine"
+            )
+        raise ValueError(
+            f"`{side}.{key}` is for a model behind an API: set `{side}.engine: {REMOTE}`, or "
+            "remove it"
+        )
+
+
+def subject_api(model: ModelConfig, decode: DecodeConfig) -> ApiConfig:
+    """A side behind an API, as what its calls need."""
+    return ApiConfig(
+        provider=REMOTE,
+        model=model.model,
+        endpoint=model.endpoint,
+        key_variable=model.key_variable,
+        max_tokens=decode.max_new_tokens,
+        temperature=decode.temperature,
+        max_concurrency=model.max_concurrency,
+    )
+
+
+def name_sides(sides: Iterable[str]) -> str:
+    """Some sides as a sentence begins: `the base is`, `the base and the intervention are`."""
+    named = [f"the {side}" for side in sides]
+    return f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'}"

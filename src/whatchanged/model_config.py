@@ -60,14 +60,16 @@ WEIGHT_KEYS = ("revision", "dtype", "quantization", "adapter", "steering")
 
 
 class DecodeConfig(Block):
-    """How texts are sampled. `batch_size` never changes a key. `coupling: auto` decodes both sides
-    with the same noise where their tokens are the same."""
+    """How texts are sampled. `coupling: auto` decodes both sides with the same noise where their
+    tokens are the same. `batching` (of transformers: a batch as it was put together, or one whose
+    places are taken again as texts end) and `batch_size` (of static batches) never change a key."""
 
     engine: Engine = "transformers"
     max_new_tokens: int = Field(48, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     coupling: Literal["auto", "off"] = "auto"
+    batching: Literal["static", "continuous"] = "static"
     batch_size: int | Auto = "auto"
     chunk_texts: int = Field(500, ge=1)
 

@@ -49,7 +49,7 @@ def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: st
 
     Adapters and steering vectors are named by their content. Raises what finding them raises.
     """
-    drawn = decode.model_dump(exclude={"batch_size", "chunk_texts", "coupling"})
+    drawn = decode.model_dump(exclude={"batching", "batch_size", "chunk_texts", "coupling"})
     drawn["engine"] = model.engine_for(decode)
     if model.is_remote(decode):
         from whatchanged.models import remote_decoder
@@ -272,6 +272,10 @@ def _decoder(
         decoder.model = quantize(decoder.model, model.quantization)
     if model.steering is not None:
         decoder.model = steer(decoder.model, read_steering(_path(model.steering)))
+    if decode.batching == "continuous":
+        from whatchanged.models.continuous_batching import batcher_for
+
+        decoder.batcher = batcher_for(decoder.model, decode, decoder.eos_ids)
     return decoder
 
 

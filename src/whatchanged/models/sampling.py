@@ -77,6 +77,17 @@ class TokenPicker:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The token of each row, and whether the row had a distribution at all; both `(n_rows,)`.
 
+        It is the last of those that `race` puts lowest.
+        """
+        race, has_distribution = self.race(logits, noise_keys)
+        return _lowest_column(race, self._columns), has_distribution
+
+    def race(
+        self, logits: torch.Tensor, noise_keys: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the picked token has the lowest value of, `(n_rows, n_vocab)`, and whether the row
+        had a distribution at all, `(n_rows,)`; for engines that pick a token by themselves.
+
         `logits` is `(n_rows, n_vocab)`, `noise_keys` `(n_rows, 2)` int32. `top_p` below 1 keeps the
         smallest set of most likely tokens whose probability reaches it (nucleus sampling: Holtzman
         et al. 2020). A row with NaN or without a finite logit is marked False, and its token means
@@ -88,8 +99,7 @@ class TokenPicker:
         # The most likely token has weight 1, so a sound row's largest weight is 1 and a broken
         # one's is NaN; the maximum carries NaN through.
         has_distribution = weights.amax(dim=-1) > 0
-        race = weights.div_(self._negative_noise(noise_keys))
-        return _lowest_column(race, self._columns), has_distribution
+        return weights.div_(self._negative_noise(noise_keys)), has_distribution
 
     def exponential_noise(self, noise_keys: torch.Tensor) -> torch.Tensor:
         """Standard exponential variables `(n_rows, n_vocab)`, float32, in [2^-31, 16.7].

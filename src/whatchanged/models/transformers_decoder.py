@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import InputError
+from whatchanged.models.completions import failed, write_completions
+from whatchanged.models.continuous_batching import ContinuousBatcher
 from whatchanged.models.decoding_state import prefill
 from whatchanged.models.device import (
     batch_bytes,
@@ -27,7 +29,7 @@ from whatchanged.models.device import (
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder
 from whatchanged.models.sampling import TokenPicker, draw_noise_keys
 from whatchanged.models.weights import ResolvedModel, resolve_model, without_progress_bars
-from whatchanged.records import Completion, DecodeRequest, Finish
+from whatchanged.records import Completion, DecodeRequest
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,6 @@ _STEPS_PER_COUNT = {"cpu": 1, "cuda": 8}
 _COMPACT_AT = 0.8
 
 _NO_MEMORY = "out of memory, even alone in its batch"
-_NO_DISTRIBUTION = "the model gave NaN or infinite logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,9 @@ class BatchLimit:
 class TransformersDecoder:
     """A causal language model as a `Decoder`. Build it with `load_decoder`.
 
-    One call of `decode` runs at a time; further threads wait. `n_out_of_memory` counts batches
-    that did not fit: each halves the batch size for good.
+    One call of `decode` runs at a time; further threads wait. With a `batcher`, it fills the
+    batches. Without one they are static, and `n_out_of_memory` counts those that did not fit: each
+    halves the batch size for good.
     """
 
     model: Any
@@ -82,6 +84,7 @@ class TransformersDecoder:
     limit: BatchLimit
     eos_ids: tuple[int, ...]
     decoded_by: str = ""
+    batcher: ContinuousBatcher | None = None
     n_out_of_memory: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _max_rows: int | None = None
@@ -106,9 +109,13 @@ class TransformersDecoder:
         for place, request in enumerate(requests):
             prompt = encoded[request.prompt]
             if prompt.problem:
-                completions[place] = _failed(prompt.problem)
+                completions[place] = failed(prompt.problem)
             else:
                 rows.append(_Row(place, request, prompt.ids))
+        if self.batcher is not None:
+            drawn = self._decode_continuously(self.batcher, rows)
+            completions |= {row.place: text for row, text in zip(rows, drawn, strict=True)}
+            rows = []
         # Longest first: a batch that does not fit shows itself at the start.
         rows.sort(key=lambda row: (-len(row.ids), row.ids, row.request.text_key))
         while rows:
@@ -118,9 +125,18 @@ class TransformersDecoder:
             if texts is None and len(batch) > 1:
                 continue
             rows = rows[len(batch) :]
-            for row, text in zip(batch, texts or [_failed(_NO_MEMORY)], strict=True):
+            for row, text in zip(batch, texts or [failed(_NO_MEMORY)], strict=True):
                 completions[row.place] = text
         return [completions[place] for place in range(len(requests))]
+
+    def _decode_continuously(
+        self, batcher: ContinuousBatcher, rows: Sequence[_Row]
+    ) -> list[Completion]:
+        found = list(
+            batcher.sample([row.ids for row in rows], [row.request.noise_key for row in rows])
+        )
+        tokens, is_sound = [row for row, _ in found], [sound for _, sound in found]
+        return write_completions(self.tokenizer, tokens, is_sound, self.eos_ids, self.decoded_by)
 
     def _n_rows(self, n_prompt_tokens: int) -> int:
         n_fitting = self.limit.n_fitting(n_prompt_tokens + self.config.max_new_tokens)
@@ -143,7 +159,10 @@ class TransformersDecoder:
 
         with torch.inference_mode():
             tokens, is_broken = self._sample(batch)
-        return self._completions(tokens.tolist(), is_broken.tolist())
+        is_sound = (~is_broken).tolist()
+        return write_completions(
+            self.tokenizer, tokens.tolist(), is_sound, self.eos_ids, self.decoded_by
+        )
 
     def _sample(self, batch: list[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens `(n_rows, max_new_tokens)`, meaningless after a row's end-of-text token, and
@@ -186,31 +205,6 @@ class TransformersDecoder:
             logits = state.step(picked)
         return tokens, is_broken
 
-    def _completions(self, tokens: list[list[int]], is_broken: list[bool]) -> list[Completion]:
-        eos = set(self.eos_ids)
-        ends = [
-            next((i for i, token in enumerate(row) if token in eos), len(row)) for row in tokens
-        ]
-        texts = self.tokenizer.batch_decode(
-            [row[:end] for row, end in zip(tokens, ends, strict=True)],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return [
-            _failed(_NO_DISTRIBUTION) if broken else _completion(text, row, end, self.decoded_by)
-            for text, row, end, broken in zip(texts, tokens, ends, is_broken, strict=True)
-        ]
-
-
-def _completion(text: str, row: Sequence[int], end: int, decoded_by: str) -> Completion:
-    """The completion of a row of tokens whose first end-of-text token stands at `end`, if any."""
-    finish: Finish = "stop" if end < len(row) else "length"
-    return Completion(text, end, finish, token_ids=tuple(row[: end + 1]), decoded_by=decoded_by)
-
-
-def _failed(reason: str) -> Completion:
-    return Completion("", 0, "failed", reason)
-
 
 def load_decoder(
     model: ModelConfig, decode: DecodeConfig, device: str, prompt_format: PromptFormat
@@ -237,13 +231,14 @@ def load_decoder(
         max_tokens=None if context is None else context - decode.max_new_tokens,
         n_vocab=network.get_input_embeddings().weight.shape[0],
     )
+    limit = batch_limit(text_config, network.dtype.itemsize, target, decode.batch_size)
     return TransformersDecoder(
         network,
         tokenizer,
         encoder,
         decode,
-        batch_limit(text_config, network.dtype.itemsize, target, decode.batch_size),
-        _eos_ids(network, tokenizer),
+        limit,
+        end_ids(network, tokenizer),
         decoded_by=_describe_engine(network),
     )
 
@@ -276,7 +271,7 @@ def _describe_engine(network: Any) -> str:
     return f"{versions}, {name_device(network.device)}, {dtype}"
 
 
-def _eos_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
+def end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every token that ends a text, whichever file names it; a model may name none."""
     generation = getattr(network, "generation_config", None)
     named = [

@@ -174,7 +174,8 @@ def open_job(config: str, overrides: list[str], run_dir: str | None) -> Job:
     check_audit(loaded.config, path)
     folder = RunFolder.create(path)
     folder.write_config(loaded.to_yaml())
-    return Job(loaded, folder, cache_root(), Progress(folder), Workers(loaded.config.run))
+    workers = Workers(loaded.config.run, loaded.config.decode.vllm.tensor_parallel_size)
+    return Job(loaded, folder, cache_root(), Progress(folder), workers)
 
 
 def name_run() -> str:

@@ -41,11 +41,13 @@ _PASSED = (
 class Workers:
     """The processes that compute chunks, as a context: they end with it, and Ray's cluster is left.
 
-    Open it within a flow run. With `runner: threads` it holds nothing.
+    Open it within a flow run. With `runner: threads` it holds nothing. A chunk takes `n_gpus` GPUs,
+    where it takes any.
     """
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, run: RunConfig, n_gpus: int = 1) -> None:
         self.run = run
+        self.n_gpus = n_gpus
         self._runner: Runner | None = None
         self._generation = 0
         self._others: frozenset[BaseProcess] = frozenset()
@@ -92,7 +94,7 @@ class Workers:
 
     @contextmanager
     def _resources(self) -> Iterator[None]:
-        """One core per chunk, and one GPU where chunks run on GPUs."""
+        """One core per chunk, and its GPUs where chunks run on GPUs."""
         if self.run.runner != "ray":
             yield
             return
@@ -100,7 +102,9 @@ class Workers:
 
         wants_gpu = self.run.device != "cpu" and ray_cluster.n_gpus() > 0
         with remote_options(
-            num_cpus=1, num_gpus=1 if wants_gpu else 0, max_retries=ray_cluster.MAX_RETRIES
+            num_cpus=1,
+            num_gpus=self.n_gpus if wants_gpu else 0,
+            max_retries=ray_cluster.MAX_RETRIES,
         ):
             yield
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from whatchanged.api_config import ApiConfig
 from whatchanged.config_blocks import Block, parse_block
-from whatchanged.model_config import Auto, check_keys, name_sides, subject_api
+from whatchanged.model_config import VLLM, Auto, check_keys, name_sides, subject_api
 from whatchanged.model_config import DecodeConfig as DecodeConfig
 from whatchanged.model_config import ModelConfig as ModelConfig
 from whatchanged.records import Side
@@ -320,7 +320,14 @@ class AuditConfig(Block):
                 f"{name_sides(self.subjects)} behind an API, which gives no probabilities of texts "
                 "that another model wrote"
             )
-        return "divergence.method is sampled" if self.divergence.method == "sampled" else ""
+        if self.divergence.method == "sampled":
+            return "divergence.method is sampled"
+        engines = {model.engine_for(self.decode) for model in self.sides.values()}
+        if len(engines) > 1:
+            return "the sides decode with different engines, and no engine reads both"
+        if VLLM in engines and self.decode.temperature != 1:
+            return "vllm gives probabilities at a temperature of 1 alone"
+        return ""
 
     @property
     def tested(self) -> ValidateConfig:

@@ -12,8 +12,9 @@ from whatchanged.config_blocks import Block
 
 Auto = Literal["auto"]
 # Who decodes. `openai_compatible` is a model behind an API; the others decode on this machine.
-Engine = Literal["transformers", "openai_compatible"]
+Engine = Literal["transformers", "vllm", "openai_compatible"]
 REMOTE: Engine = "openai_compatible"
+VLLM: Engine = "vllm"
 
 
 class ModelConfig(Block):
@@ -57,6 +58,18 @@ class ModelConfig(Block):
 # The keys of a side that only a model behind an API has, and those that need its weights.
 API_KEYS = ("endpoint", "key_variable", "max_concurrency", "max_usd")
 WEIGHT_KEYS = ("revision", "dtype", "quantization", "adapter", "steering")
+# What is done to weights in transformers alone.
+CHANGED_KEYS = ("quantization", "adapter", "steering")
+
+
+class VllmConfig(Block):
+    """One engine: over how many GPUs its weights are spread, which share of each GPU's memory it
+    takes (both sides have an engine), and the longest prompt with its reply, in tokens (null: the
+    model's own limit). None of it changes a key."""
+
+    tensor_parallel_size: int = Field(1, ge=1)
+    gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
+    max_model_len: int | None = Field(None, ge=1)
 
 
 class DecodeConfig(Block):
@@ -71,25 +84,29 @@ class DecodeConfig(Block):
     coupling: Literal["auto", "off"] = "auto"
     batching: Literal["static", "continuous"] = "static"
     batch_size: int | Auto = "auto"
+    vllm: VllmConfig = VllmConfig()
     chunk_texts: int = Field(500, ge=1)
 
 
 def check_keys(side: str, model: ModelConfig, decode: DecodeConfig) -> None:
     """Nothing, where the engine of a side can do what its keys ask for; else ValueError."""
-    is_remote = model.is_remote(decode)
-    defaults = ModelConfig(model=model.model)
-    for key in WEIGHT_KEYS if is_remote else API_KEYS:
-        if getattr(model, key) == getattr(defaults, key):
-            continue
-        if is_remote:
-            raise ValueError(
-                f"`{side}.{key}` needs a model whose weights are here, and the {side} is served as "
-                "it is by an API: remove the key, or choose another engine"
-            )
-        raise ValueError(
-            f"`{side}.{key}` is for a model behind an API: set `{side}.engine: {REMOTE}`, or "
-            "remove it"
-        )
+    engine, defaults = model.engine_for(decode), ModelConfig(model=model.model)
+    unfit: dict[Engine, tuple[tuple[str, ...], str]] = {
+        "transformers": (API_KEYS, f"is for a model behind an API: set `{side}.engine: {REMOTE}`"),
+        VLLM: (
+            (*API_KEYS, *CHANGED_KEYS),
+            f"is nothing that vllm does here: set `{side}.engine` to the engine that does",
+        ),
+        REMOTE: (
+            WEIGHT_KEYS,
+            "needs a model whose weights are here, and an API serves its own as they are: choose "
+            "another engine",
+        ),
+    }
+    keys, reason = unfit[engine]
+    for key in keys:
+        if getattr(model, key) != getattr(defaults, key):
+            raise ValueError(f"`{side}.{key}` {reason}, or remove the key")
 
 
 def subject_api(model: ModelConfig, decode: DecodeConfig) -> ApiConfig:

@@ -42,7 +42,7 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     read_ground_truth(config.report.ground_truth)
     for name, side in config.sides.items():
         if name not in config.subjects:
-            check_side(side)
+            check_side(side, side.engine_for(config.decode))
     check_apis(config)
     if config.run.runner == "ray":
         check_ray(config.run.ray_address)

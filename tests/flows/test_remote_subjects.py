@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import whatchanged
 from tests.flows.conftest import SMALL
 from tests.flows.test_audit import PROJECT, findings_of, run
+from tests.loopback.misbehaviour import Misbehaviour
 from tests.loopback.server import Loopback
 from whatchanged.config_file import load_config
 from whatchanged.plan import count_prompts, plan_audit
@@ -32,11 +34,22 @@ CANARY = "canary-5e7d90ab13f24c66"
 N_AT_ONCE = 16
 PRICES = "models:\n  plain: {input: 0.10, output: 0.40}\n  tuned: {input: 0.20, output: 0.80}\n"
 LOCAL = {"base": "{model: demo:base}", "intervention": "{model: demo:intervention}"}
+# Too few texts to find anything with, enough to be paid for.
+TINY = """\
+base: {model: demo:base}
+intervention: {model: demo:intervention}
+prompts: {file: demo:prompts.jsonl}
+decode: {chunk_texts: 150, max_new_tokens: 96}
+sample: {seed_texts: 432, max_rounds: 0}
+hypothesize: {max_hypotheses: 8}
+validate: {texts_per_hypothesis: 80, max_texts_per_hypothesis: 80, n_permutations: 2000}
+report: {dashboard: false}
+"""
 
 
-def remote_config(home: Path, server: Loopback, *sides: str, extra: str = "") -> Path:
-    """The small audit with some sides behind the server; the null control is left out."""
-    text = SMALL.replace("n_permutations: 2000}", "n_permutations: 2000, null_control: false}")
+def remote_config(home: Path, server: Loopback, *sides: str, audit: str = SMALL) -> Path:
+    """An audit with some sides behind the server; the null control is left out."""
+    text = audit.replace("n_permutations: 2000}", "n_permutations: 2000, null_control: false}")
     text = text.replace("activations: {sources: []}\n", "")
     for side, model in (("base", "plain"), ("intervention", "tuned")):
         if side in sides:
@@ -47,7 +60,7 @@ def remote_config(home: Path, server: Loopback, *sides: str, extra: str = "") ->
             text = text.replace(f"{side}: {LOCAL[side]}", f"{side}: {remote}")
     (home / "prices.yaml").write_text(PRICES)
     config = home / "remote.yaml"
-    config.write_text(f"{text}budget: {{prices: '{home / 'prices.yaml'}', max_usd: 5}}\n{extra}")
+    config.write_text(f"{text}budget: {{prices: '{home / 'prices.yaml'}', max_usd: 5}}\n")
     return config
 
 
@@ -86,7 +99,7 @@ def test_planted_changes_of_a_remote_model_are_found(audited: Audited) -> None:
     behaviours = read_ground_truth("demo:ground_truth.json")
     assert behaviours is not None
     matches = match_behaviours(loaded.findings, loaded.texts, behaviours)
-    found = {match.behaviour.name for match in matches if match.finding_ids}
+    found = {match.behaviour.id for match in matches if match.finding_ids}
     # Independent texts, and few of them: only the large changes can be seen.
     assert len(found) >= 2, found
 
@@ -162,79 +175,76 @@ def end_child(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_killed_runs_lose_no_paid_text_and_both_sides_may_be_remote(
-    audited: Audited, prefect_api: str, tmp_path: Path
+    server: Loopback, prefect_api: str, tmp_path: Path
 ) -> None:
-    with Loopback(subjects=SUBJECTS, key=CANARY, latency_s=0.01) as own:
-        config = remote_config(tmp_path, own, "base", "intervention")
-        folder, cache, n_kills = tmp_path / "killed", tmp_path / "cache", 0
-        for until in (100, 900):
-            process = start_child(prefect_api, cache, config, folder)
-            while own.counts()["n_calls"] < until and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            n_kills += end_child(process)[0] == -signal.SIGKILL
-        assert n_kills == 2
-        code, said = end_child(start_child(prefect_api, cache, config, folder))
-        assert code == 0, said
-        counts = own.counts()
-    summary = whatchanged.load(folder).summary
+    server.forget()
+    config = remote_config(tmp_path, server, "base", "intervention", audit=TINY)
+    folder, cache, n_kills = tmp_path / "killed", tmp_path / "cache", 0
+    for until in (100, 700):
+        process = start_child(prefect_api, cache, config, folder)
+        while server.counts()["n_calls"] < until and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        n_kills += end_child(process)[0] == -signal.SIGKILL
+    assert n_kills == 2
+    code, said = end_child(start_child(prefect_api, cache, config, folder))
+    assert code == 0, said
+    counts = server.counts()
     assert counts["n_calls"] <= counts["n_distinct"] + n_kills * N_AT_ONCE
-    bill = summary["bill"]
+    loaded = whatchanged.load(folder)
+    bill = loaded.summary["bill"]
     assert {name: part["model"] for name, part in bill.items()} == {
         "base": "plain", "intervention": "tuned",
     }  # fmt: skip
-    assert sum(part["n_calls"] for part in bill.values()) == counts["n_calls"]
-    texts = whatchanged.load(folder).texts
+    # What was about to be sent when the process died is held as a call.
+    n_billed = sum(part["n_calls"] for part in bill.values())
+    assert counts["n_calls"] <= n_billed <= counts["n_calls"] + n_kills * N_AT_ONCE
+    texts = loaded.texts
     assert (texts["finish"] != "failed").all()
-    assert texts.groupby("side").size()["base"] == texts.groupby("side").size()["intervention"]
-    # The server's draws follow the seeds, so the same texts come out as without a kill.
-    remote = texts[texts["side"] == "intervention"].set_index(["prompt_key", "split", "round"])
-    undisturbed = whatchanged.load(audited.folder).texts
-    other = undisturbed[undisturbed["side"] == "intervention"]
-    seeds = other[(other["split"] == "discovery") & (other["round"] == 0)]["text"]
-    here = remote["text"].xs("discovery", level="split").xs(0, level="round")
-    assert sorted(here) == sorted(seeds)
+    assert len(texts) == counts["n_distinct"]
 
 
-@pytest.mark.parametrize("key", ["budget.max_usd", "intervention.max_usd"])
-def test_a_run_ends_at_its_budget_with_code_4_and_a_larger_one_finishes_it(
-    audited: Audited, prefect_api: str, tmp_path: Path, key: str
+def test_a_run_ends_at_its_budget_or_its_sides_with_code_4_and_a_larger_one_finishes_it(
+    audited: Audited, server: Loopback, prefect_api: str, tmp_path: Path
 ) -> None:
     spent = audited.summary["bill"]["intervention"]["spent_usd"]
-    with Loopback(subjects=SUBJECTS, key=CANARY) as own:
-        config = remote_config(tmp_path, own, "intervention")
-        folder, cache = tmp_path / "capped", tmp_path / "cache"
-        code, said = end_child(
-            start_child(prefect_api, cache, config, folder, f"{key}={spent / 2}")
-        )
+    server.forget()
+    folder, cache, n_before = tmp_path / "capped", tmp_path / "cache", 0
+    for cap in (f"budget.max_usd={spent / 3}", f"intervention.max_usd={spent * 2 / 3}"):
+        code, said = end_child(start_child(prefect_api, cache, audited.config, folder, cap))
         assert code == 4, said
         assert "and run again, what was answered is not paid for twice" in said
-        n_before = own.counts()["n_calls"]
-        assert 0 < n_before < audited.counts["n_calls"]
-        code, said = end_child(start_child(prefect_api, cache, config, folder))
-        assert code == 0, said
-        assert own.counts()["n_calls"] == own.counts()["n_distinct"] == audited.counts["n_calls"]
+        n_calls = server.counts()["n_calls"]
+        assert n_before < n_calls < audited.counts["n_calls"]
+        n_before = n_calls
+    code, said = end_child(start_child(prefect_api, cache, audited.config, folder))
+    assert code == 0, said
+    counts = server.counts()
+    assert counts["n_calls"] == counts["n_distinct"] == audited.counts["n_calls"]
     assert findings_of(folder) == findings_of(audited.folder)
 
 
-def test_a_text_that_failed_is_asked_for_again_by_the_next_run(
-    audited: Audited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_text_that_failed_is_asked_for_again_by_the_next_run_and_no_other(
+    server: Loopback, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.loopback.misbehaviour import Misbehaviour
-
+    assert prefect_api
     monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
-    # A filter in the way of one text in twenty: not tried again within a run.
-    filtered = Misbehaviour(chances={"filtered": 0.05})
-    with Loopback(subjects=SUBJECTS, key=CANARY, misbehaviour=filtered) as own:
-        config = remote_config(tmp_path, own, "intervention")
-        down = run(config, tmp_path / "down")
-        n_failed = down["decode"]["intervention"]["n_failed"]
-        assert n_failed > 0
-        assert down["failed_items"] == n_failed
-        own.misbehaviour = Misbehaviour()
-        up = run(config, tmp_path / "up")
-        assert up["decode"]["intervention"]["n_failed"] == 0
-    assert findings_of(tmp_path / "up") == findings_of(audited.folder)
+    monkeypatch.setenv(KEY_VARIABLE, CANARY)
+    server.forget()
+    config = remote_config(tmp_path, server, "intervention", audit=TINY)
+    # A filter in the way of one text in twenty, which is not tried again within a run.
+    monkeypatch.setattr(server, "misbehaviour", Misbehaviour(chances={"filtered": 0.05}))
+    down = run(config, tmp_path / "down")
+    failed = down["decode"]["intervention"]["n_failed"]
+    assert failed == down["failed_items"] == server.counts()["per_kind"]["filtered"] > 0
+    texts = whatchanged.load(tmp_path / "down").texts
+    assert (texts["finish"] == "failed").sum() == failed
+    monkeypatch.setattr(server, "misbehaviour", Misbehaviour())
+    up = run(config, tmp_path / "up")
+    assert up["failed_items"] == 0
+    n_good = Counter(call.request for call in server.calls if call.kind == "ok")
+    assert set(n_good.values()) == {1}
+    assert {call.request for call in server.calls if call.kind == "filtered"} <= n_good.keys()
 
 
 def test_the_key_is_nowhere_on_disk(audited: Audited, tmp_path: Path) -> None:

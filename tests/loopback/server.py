@@ -125,6 +125,12 @@ class Loopback:
             self.calls.append(Call(at_s, digest, model, kind, delay_s))
         return kind
 
+    def forget(self) -> None:
+        """Count from here on."""
+        with self.lock:
+            self.calls.clear()
+            self._n_of.clear()
+
     def continue_prompt(self, fields: Mapping[str, Any], kind: str) -> dict[str, Any]:
         """The body with a subject's own text."""
         assert self.subjects is not None

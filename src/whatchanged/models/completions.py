@@ -32,6 +32,14 @@ def write_completions(
     ]
 
 
+def end_ids(*named_by: Any) -> tuple[int, ...]:
+    """Every token that ends a text, whichever of these names it (`eos_token_id` of a generation
+    config, a model's config, a tokenizer); a model may name none."""
+    named = [getattr(one, "eos_token_id", None) for one in named_by]
+    ids = {i for entry in named for i in (entry if isinstance(entry, list) else [entry])}
+    return tuple(sorted(i for i in ids if i is not None))
+
+
 def failed(reason: str) -> Completion:
     """A text that could not be decoded, and why."""
     return Completion("", 0, "failed", reason)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from whatchanged.models.components import (
 )
 from whatchanged.models.contribution_totals import ContributionReader, open_contributions
 from whatchanged.models.device import batch_bytes
-from whatchanged.models.loading import load_scorer
+from whatchanged.models.loading import load_pair
 from whatchanged.models.neurons import NeuronSource
 from whatchanged.models.sae_latents import SaeLatents, load_listed
 from whatchanged.models.scoring import PairScorer
@@ -116,10 +115,10 @@ class ComponentReader:
 @lru_cache(maxsize=1)
 def load_reader(config: AuditConfig) -> ComponentReader:
     """The reader of a config's pair; the last one stays in memory."""
-    pair = load_scorer(
+    pair = load_pair(
         config.base, config.intervention, config.decode, config.prompts.format, config.run.device
     )
-    return open_reader(cast(PairScorer, pair), config.activations, seed=config.seed)
+    return open_reader(pair, config.activations, seed=config.seed)
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ from whatchanged.config import (
     ModelConfig,
 )
 from whatchanged.errors import MissingDependencyError, UsageError
-from whatchanged.model_config import API_KEYS, subject_api
+from whatchanged.model_config import API_KEYS, VLLM, Engine, subject_api
 from whatchanged.models.api_callers import load_caller
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
@@ -35,7 +35,9 @@ from whatchanged.models.weights import resolve_adapter, resolve_model
 if TYPE_CHECKING:
     from whatchanged.models.call_ledger import CallLedger
     from whatchanged.models.rubric import Asking
+    from whatchanged.models.scoring import PairScorer
     from whatchanged.models.transformers_decoder import TransformersDecoder
+    from whatchanged.models.vllm_decoder import VllmDecoder
 
 # Two threads that ask for the same model must not load it twice.
 _LOADING = threading.RLock()
@@ -49,7 +51,7 @@ def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: st
 
     Adapters and steering vectors are named by their content. Raises what finding them raises.
     """
-    drawn = decode.model_dump(exclude={"batching", "batch_size", "chunk_texts", "coupling"})
+    drawn = decode.model_dump(exclude={"batching", "batch_size", "chunk_texts", "coupling", "vllm"})
     drawn["engine"] = model.engine_for(decode)
     if model.is_remote(decode):
         from whatchanged.models import remote_decoder
@@ -131,8 +133,9 @@ def check_embedder(identity: str, embed: EmbedConfig) -> None:
     _check_same(identity, embed.model, lambda: describe_embedder(embed))
 
 
-def check_side(model: ModelConfig) -> None:
-    """Nothing, where what a side names is there and fits its model, as far as files tell.
+def check_side(model: ModelConfig, engine: Engine = "transformers") -> None:
+    """Nothing, where what a side names is there and fits its model, as far as files tell, and its
+    engine is installed.
 
     Raises InputError or ConfigError for a model, an adapter or a steering vector that cannot be
     used, and MissingDependencyError for weights or packages that are not here.
@@ -140,6 +143,10 @@ def check_side(model: ModelConfig) -> None:
     from whatchanged.models import adapters, quantization
 
     resolved = resolve_model(model.model, model.revision)
+    if engine == VLLM:
+        from whatchanged.models import vllm_decoder
+
+        vllm_decoder.check_installed()
     if model.adapter is not None:
         resolve_adapter(model.adapter)
         adapters.check_installed()
@@ -159,13 +166,39 @@ def load_scorer(
     prompt_format: str,
     device: str,
 ) -> Scorer:
-    """The scorer of a pair: both decoders, which stay in memory together."""
+    """The scorer of a pair, by the engine that decodes it: both models, which stay in memory
+    together."""
+    if base.engine_for(decode) != VLLM:
+        return load_pair(base, intervention, decode, prompt_format, device)
     from whatchanged.models.coupling import has_same_tokens
+    from whatchanged.models.vllm_scorer import VllmScorer
+
+    with _LOADING:
+        one, other = (_vllm(side, decode, prompt_format, device) for side in (base, intervention))
+    return VllmScorer(one, other, has_same_tokens(base, intervention))
+
+
+def load_pair(
+    base: ModelConfig,
+    intervention: ModelConfig,
+    decode: DecodeConfig,
+    prompt_format: str,
+    device: str,
+) -> PairScorer:
+    """Both models in transformers, whichever engine decodes them: what can be read inside. Engines
+    of vLLM, which hold the memory of a GPU, end."""
+    from whatchanged.models.coupling import has_same_tokens
+    from whatchanged.models.device import release_memory
     from whatchanged.models.scoring import PairScorer
 
     with _LOADING:
-        sides = [_decoder(side, decode, prompt_format, device) for side in (base, intervention)]
-    return PairScorer(sides[0], sides[1], has_same_tokens(base, intervention))
+        if _vllm.cache_info().currsize:
+            _vllm.cache_clear()
+            release_memory()
+        one, other = (
+            _transformers(side, decode, prompt_format, device) for side in (base, intervention)
+        )
+    return PairScorer(one, other, has_same_tokens(base, intervention))
 
 
 def load_embedder(embed: EmbedConfig, device: str) -> Embedder:
@@ -255,8 +288,22 @@ def _describe_api(api: ApiConfig) -> dict[str, Any]:
     return api.model_dump(include={"provider", "model", "endpoint", "max_tokens", "temperature"})
 
 
-@lru_cache(maxsize=2)
 def _decoder(
+    model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str
+) -> TransformersDecoder | VllmDecoder:
+    load = _vllm if model.engine_for(decode) == VLLM else _transformers
+    return load(model, decode, prompt_format, device)
+
+
+@lru_cache(maxsize=2)
+def _vllm(model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str) -> VllmDecoder:
+    from whatchanged.models import vllm_decoder
+
+    return vllm_decoder.load_decoder(model, decode, device, prompt_format)
+
+
+@lru_cache(maxsize=2)
+def _transformers(
     model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str
 ) -> TransformersDecoder:
     from whatchanged.models import transformers_decoder

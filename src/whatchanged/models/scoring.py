@@ -31,7 +31,7 @@ _NO_TOKENS = np.zeros(0, np.float32)
 _MAX_MOVED = 32
 _MIN_MOVED = 1e-3
 _NO_IDS = np.zeros(0, np.int32)
-_UNSCORED = TextScore(_NAN, _NAN, _NAN, _NAN, _NAN, _NO_TOKENS, _NO_IDS, _NO_TOKENS)
+UNSCORED = TextScore(_NAN, _NAN, _NAN, _NAN, _NAN, _NO_TOKENS, _NO_IDS, _NO_TOKENS)
 
 TokenIds = tuple[int, ...]
 
@@ -73,7 +73,7 @@ class PairScorer:
     def _score_tokens(self, requests: Sequence[ScoreRequest]) -> list[TextScore]:
         import torch
 
-        scores = [_UNSCORED] * len(requests)
+        scores = [UNSCORED] * len(requests)
         n_shared = min(_n_vocab(self.base), _n_vocab(self.intervention))
         with torch.inference_mode():
             for batch in self._batches(requests, n_shared):
@@ -85,7 +85,7 @@ class PairScorer:
                         (self.intervention, [row.intervention_prompt for row in batch]),
                     )
                 )
-                found = _compare(replies, base, intervention.to(base.device))
+                found = compare_distributions(replies, base, intervention.to(base.device))
                 for row, score in zip(batch, found, strict=True):
                     scores[row.place] = score
         return scores
@@ -114,7 +114,7 @@ class PairScorer:
             _logprobs_of_texts(decoder, requests) for decoder in (self.base, self.intervention)
         )
         return [
-            replace(_UNSCORED, logprob_base=one, logprob_intervention=other)
+            replace(UNSCORED, logprob_base=one, logprob_intervention=other)
             for one, other in zip(base, intervention, strict=True)
         ]
 
@@ -157,10 +157,11 @@ def _log_distributions(
     return torch.log_softmax(drawn.div_(decoder.config.temperature), dim=-1)
 
 
-def _compare(
+def compare_distributions(
     replies: Sequence[TokenIds], base: torch.Tensor, intervention: torch.Tensor
 ) -> list[TextScore]:
-    """The score of each reply, whose log-distributions stand one after the other."""
+    """The score of each reply from the log-probabilities of both models at its places, one reply
+    after the other: `(n_tokens, n_vocab)` each."""
     import torch
 
     ids = torch.tensor([i for reply in replies for i in reply], device=base.device)[:, None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from whatchanged.models.transformers_decoder import TransformersDecoder
+from whatchanged.models.vllm_decoder import VllmDecoder
 from whatchanged.records import Completion, DecodeRequest
 
 # What opens and what closes the thinking; the first is what models without tokens for it write.
@@ -41,7 +42,7 @@ class AnswerDecoder:
     included: it can be read there, and is scored with the rest.
     """
 
-    decoder: TransformersDecoder
+    decoder: TransformersDecoder | VllmDecoder
     markers: ThinkMarkers
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[Completion]:
@@ -72,7 +73,7 @@ class AnswerDecoder:
         )
 
 
-def answer_decoder(decoder: TransformersDecoder) -> AnswerDecoder:
+def answer_decoder(decoder: TransformersDecoder | VllmDecoder) -> AnswerDecoder:
     """The decoder of the answers of a reasoning model.
 
     Its markers are the known ones that its tokenizer has as tokens, else <think> and </think>.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import InputError
-from whatchanged.models.completions import failed, write_completions
+from whatchanged.models.completions import end_ids, failed, write_completions
 from whatchanged.models.continuous_batching import ContinuousBatcher
 from whatchanged.models.decoding_state import prefill
 from whatchanged.models.device import (
@@ -238,7 +238,7 @@ def load_decoder(
         encoder,
         decode,
         limit,
-        end_ids(network, tokenizer),
+        end_ids(getattr(network, "generation_config", None), network.config, tokenizer),
         decoded_by=_describe_engine(network),
     )
 
@@ -269,18 +269,6 @@ def _describe_engine(network: Any) -> str:
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
     dtype = str(network.dtype).removeprefix("torch.")
     return f"{versions}, {name_device(network.device)}, {dtype}"
-
-
-def end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a text, whichever file names it; a model may name none."""
-    generation = getattr(network, "generation_config", None)
-    named = [
-        getattr(generation, "eos_token_id", None),
-        getattr(network.config, "eos_token_id", None),
-        tokenizer.eos_token_id,
-    ]
-    ids = {i for entry in named for i in (entry if isinstance(entry, list) else [entry])}
-    return tuple(sorted(ids - {None}))
 
 
 def batch_limit(

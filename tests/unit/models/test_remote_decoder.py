@@ -245,7 +245,10 @@ def test_a_remote_side_is_compared_by_sampled_texts_and_read_by_nobody() -> None
 @pytest.mark.parametrize(
     ("blocks", "said"),
     [
-        ({"intervention": {**REMOTE.model_dump(), "adapter": "a"}}, "`intervention.adapter` needs"),
+        (
+            {"intervention": {**REMOTE.model_dump(), "adapter": "a"}},
+            "`intervention.adapter` needs a model",
+        ),
         ({"intervention": {**REMOTE.model_dump(), "dtype": "float16"}}, "whose weights are here"),
         ({"base": {"model": "b", "endpoint": "http://x"}}, "`base.endpoint` is for a model behind"),
         ({"prompts": {"format": "plain"}}, "`prompts.format: plain` cannot be kept"),

@@ -224,6 +224,7 @@ def _invent_texts(
                 None if fresh else rng.normal(0, 0.5, k).astype(np.float32)
                 for fresh, k in zip(is_fresh, lengths, strict=True)
             ],
+            "decoded_by": "invented",
         }
     )
 

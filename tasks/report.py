@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -18,6 +18,7 @@ from tasks.job import Comparison, Job
 from tasks.judge import close_bill, load_inquiry, load_verdicts
 from tasks.prompts import load_prompts
 from tasks.showing import read_retries
+from tasks.tracking import track
 from whatchanged.divergence import estimate_divergence, name_method
 from whatchanged.overview import write_overview
 from whatchanged.report import build_report
@@ -77,6 +78,7 @@ def report(job: Job, prompts: Manifest, explored: Explored, tested: list[Tested]
         create_markdown_artifact(overview, key="overview")
     # The last stage's own seconds are known only now.
     summary = {**content.summary, "seconds": job.progress.seconds}
+    summary["tracking"] = track(job, replace(content, summary=summary))
     job.folder.write_json("summary.json", summary)
     job.folder.finish(
         stage_keys={

@@ -15,6 +15,7 @@ from whatchanged.model_config import ModelConfig as ModelConfig
 from whatchanged.records import Side
 from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource
+from whatchanged.tracking_config import TrackingConfig
 
 # Texts on all prompts serve every hypothesis; a group's own texts serve few, and are rationed: at
 # most this many times `texts_per_hypothesis`, where a behaviour is rare or a difference small.
@@ -271,6 +272,7 @@ class AuditConfig(Block):
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")
     activations: ActivationsConfig = ActivationsConfig()
     report: ReportConfig = ReportConfig()
+    tracking: TrackingConfig = TrackingConfig()
     run: RunConfig = RunConfig()
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)

@@ -173,7 +173,7 @@ def make_texts(n_prompts: int = 60) -> pd.DataFrame:
             dict(
                 zip(
                     TEXT_COLUMNS,
-                    (*values, prompt, text, 17, "stop", 0, 0.2, None, None, [5, 2], None),
+                    (*values, prompt, text, 17, "stop", 0, 0.2, None, None, [5, 2], None, ""),
                     strict=True,
                 )
             )

@@ -153,6 +153,25 @@ def export(
 
 
 @app.command
+def push(
+    run: Annotated[Path, Parameter(name="RUN", help="A finished run folder.")],
+    /,
+    *,
+    repo: Annotated[str, Parameter(help="The dataset repository on the hub, owner/name.")],
+    public: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Everybody may read it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Says what would be pushed.")
+    ] = False,
+) -> int:
+    """Pushes the report and the dashboard of a finished run to the hub, private by default."""
+    from whatchanged.cli.push import push_run
+
+    return push_run(run, repo, is_public=public, is_dry=dry_run)
+
+
+@app.command
 def dashboard(
     run: Annotated[Path, Parameter(name="RUN", help="A run folder, finished or in progress.")],
     /,

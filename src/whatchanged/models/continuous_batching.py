@@ -111,8 +111,9 @@ class ContinuousBatcher:
             )
         except ImportError:
             raise MissingDependencyError(
-                "decode.batching: continuous needs the continuous batching of transformers 5.23, "
-                "and the installed version has another: install that one, or set it to static"
+                "decode.batching: continuous needs the continuous batching of transformers 5.19 "
+                "to 5.23, and the installed version has another: install one of these, or use "
+                "static"
             ) from None
         # It tells of every session and of what a GPU would do better.
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)

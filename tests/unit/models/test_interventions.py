@@ -16,6 +16,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.unit.models.tiny_models import save_causal_model
+from whatchanged.cli import main
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.decode import plan_requests
 from whatchanged.demo import demo_path, interventions
@@ -255,6 +256,7 @@ def test_an_adapter_of_another_model_is_refused_in_a_sentence(
         load_decoder(side(adapter=folder), SETTINGS, "auto", "cpu")
     assert "expected a LoRA that fits the LlamaForCausalLM" in str(error.value)
     assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
 
 
 def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path: Path) -> None:
@@ -271,8 +273,24 @@ def test_an_adapter_with_nan_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_its_base_says_where_each_belongs(adapter: Path) -> None:
-    with pytest.raises(InputError, match="give the model that it was made for as `model`"):
+    with pytest.raises(InputError, match="give the model that it was made for as `model`") as error:
         resolve_model(str(adapter))
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_a_command_with_an_adapter_in_the_place_of_a_model_ends_in_a_sentence_with_code_2(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "audit.yaml"
+    config.write_text(
+        f"base: {{model: demo:base}}\nintervention: {{model: '{adapter}'}}\n"
+        "prompts: {file: demo:prompts.jsonl}\n"
+    )
+    assert main(["run", str(config), "--run-dir", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "give the model that it was made for as `model`" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

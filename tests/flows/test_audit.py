@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -203,3 +204,16 @@ def test_a_full_disk_says_so_and_loses_nothing(
     code, said = child(prefect_api, cache, finished.config, full)
     assert code == 0, said
     assert findings_of(full) == findings_of(finished.folder)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
+def test_a_tracker_that_fails_costs_a_warning_and_nothing_else(
+    finished: Finished, cache: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tracked"
+    summary = run(finished.config, folder, tracking__mlflow="audits")
+    problem = summary["tracking"]["mlflow"]["problem"]
+    assert "expected the package mlflow" in problem
+    assert whatchanged.load(folder).summary["tracking"] == summary["tracking"]
+    assert findings_of(folder) == findings_of(finished.folder)
+    assert finished.summary["tracking"] == {}

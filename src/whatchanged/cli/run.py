@@ -53,3 +53,6 @@ def _show_result(summary: Mapping[str, Any], *, as_json: bool) -> None:
         say(json.dumps(summary, sort_keys=True))
     else:
         say(text)
+    for name, told in (summary.get("tracking") or {}).items():
+        if told["problem"]:
+            tell(f"warning: {name} was not told of this run: {told['problem']}")

@@ -25,7 +25,7 @@ from whatchanged.config import (
     ModelConfig,
 )
 from whatchanged.errors import MissingDependencyError, UsageError
-from whatchanged.model_config import API_KEYS, VLLM, Engine, subject_api
+from whatchanged.model_config import API_KEYS, VLLM, Engine, VllmConfig, subject_api
 from whatchanged.models.api_callers import load_caller
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from whatchanged.models.rubric import Asking
     from whatchanged.models.scoring import PairScorer
     from whatchanged.models.transformers_decoder import TransformersDecoder
-    from whatchanged.models.vllm_decoder import VllmDecoder
+    from whatchanged.models.vllm_decoder import VllmDecoder, VllmEngine
 
 # Two threads that ask for the same model must not load it twice.
 _LOADING = threading.RLock()
@@ -192,8 +192,8 @@ def load_pair(
     from whatchanged.models.scoring import PairScorer
 
     with _LOADING:
-        if _vllm.cache_info().currsize:
-            _vllm.cache_clear()
+        if _engine.cache_info().currsize:
+            _engine.cache_clear()
             release_memory()
         one, other = (
             _transformers(side, decode, prompt_format, device) for side in (base, intervention)
@@ -295,11 +295,20 @@ def _decoder(
     return load(model, decode, prompt_format, device)
 
 
-@lru_cache(maxsize=2)
 def _vllm(model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str) -> VllmDecoder:
-    from whatchanged.models import vllm_decoder
+    from whatchanged.models.vllm_decoder import open_decoder
 
-    return vllm_decoder.load_decoder(model, decode, device, prompt_format)
+    engine = _engine(model.model, model.revision, model.dtype, decode.vllm)
+    return open_decoder(engine, model.system_prompt, decode, device, prompt_format)
+
+
+@lru_cache(maxsize=2)
+def _engine(name: str, revision: str | None, dtype: str, own: VllmConfig) -> VllmEngine:
+    """Whatever is decoded with it, and behind whichever system prompt: starting one takes long, and
+    a GPU has room for few."""
+    from whatchanged.models.vllm_decoder import start_engine
+
+    return start_engine(name, revision, dtype, own)
 
 
 @lru_cache(maxsize=2)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whatchanged.config import DecodeConfig, ModelConfig
+from whatchanged.config import DecodeConfig
 from whatchanged.errors import InputError, MissingDependencyError
+from whatchanged.model_config import VllmConfig
 from whatchanged.models.completions import end_ids, failed, write_completions
 from whatchanged.models.device import choose_device, name_device
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder
@@ -34,16 +35,33 @@ _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_USE_V2_MODEL_RUNNER
 
 
 @dataclass
-class VllmDecoder:
-    """A model in a vLLM engine as a `Decoder`. Build it with `load_decoder`."""
+class VllmEngine:
+    """A model in a running engine; further threads wait for one that uses it."""
 
-    engine: Any
+    llm: Any
     tokenizer: Any
+    eos_ids: tuple[int, ...]
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def config(self) -> Any:
+        """What the engine found out about the model."""
+        return self.llm.llm_engine.model_config
+
+
+@dataclass
+class VllmDecoder:
+    """A model in a vLLM engine as a `Decoder`. Build it with `open_decoder`."""
+
+    engine: VllmEngine
     encoder: PromptEncoder
     config: DecodeConfig
-    eos_ids: tuple[int, ...]
     decoded_by: str = ""
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own."""
+        return self.engine.tokenizer
 
     def decode(self, requests: Sequence[DecodeRequest]) -> list[Completion]:
         """One completion per request, in the order asked; a prompt that cannot be read gives one
@@ -54,7 +72,7 @@ class VllmDecoder:
         drawn = self._draw(readable, [encoded[request.prompt].ids for request in readable])
         texts = iter(
             write_completions(
-                self.tokenizer, drawn, [True] * len(drawn), self.eos_ids, self.decoded_by
+                self.tokenizer, drawn, [True] * len(drawn), self.engine.eos_ids, self.decoded_by
             )
         )
         return [
@@ -82,7 +100,7 @@ class VllmDecoder:
                 max_tokens=self.config.max_new_tokens,
                 # The largest of what our race makes of the logits.
                 temperature=0.0,
-                stop_token_ids=list(self.eos_ids),
+                stop_token_ids=list(self.engine.eos_ids),
                 extra_args={NOISE_KEY: request.noise_key, **settings},
             )
             for request in requests
@@ -98,8 +116,8 @@ class VllmDecoder:
         if not prompts:
             return []
         rows = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        with self._lock:
-            return list(self.engine.generate(rows, params, use_tqdm=False))
+        with self.engine.lock:
+            return list(self.engine.llm.generate(rows, params, use_tqdm=False))
 
 
 def check_installed() -> None:
@@ -111,27 +129,24 @@ def check_installed() -> None:
         )
 
 
-def load_decoder(
-    model: ModelConfig, decode: DecodeConfig, device: str, prompt_format: PromptFormat
-) -> VllmDecoder:
-    """The decoder that a config describes, its engine started.
+def start_engine(name: str, revision: str | None, dtype: str, own: VllmConfig) -> VllmEngine:
+    """An engine with the weights that `name` and `revision` mean.
 
-    Raises what `resolve_model` and `prompt_encoder` raise, MissingDependencyError without vLLM, and
-    InputError where it does not start with this model.
+    Raises what `resolve_model` raises, MissingDependencyError without vLLM, and InputError where it
+    does not start with this model.
     """
     check_installed()
-    resolved = resolve_model(model.model, model.revision)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    resolved = resolve_model(name, revision)
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     from transformers import AutoTokenizer
     from vllm import LLM
 
-    own = decode.vllm
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolved.path, trust_remote_code=False)
-        engine = LLM(
+        llm = LLM(
             model=str(resolved.path),
-            dtype=_own_dtype(resolved.path) if model.dtype == "auto" else model.dtype,
+            dtype=_own_dtype(resolved.path) if dtype == "auto" else dtype,
             trust_remote_code=False,
             tensor_parallel_size=own.tensor_parallel_size,
             gpu_memory_utilization=own.gpu_memory_utilization,
@@ -145,19 +160,31 @@ def load_decoder(
     except Exception as error:  # of many types, from configuration, weights and the device alike
         first_line = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"expected vLLM to start with {model.model!r}, found {type(error).__name__}: "
-            f"{first_line}: check the model and decode.vllm"
+            f"expected vLLM to start with {name!r}, found {type(error).__name__}: {first_line}: "
+            "check the model and decode.vllm"
         ) from error
-    config = engine.llm_engine.model_config
-    encoder = prompt_encoder(
-        tokenizer,
-        prompt_format,
-        model.system_prompt,
-        max_tokens=config.max_model_len - decode.max_new_tokens,
-        n_vocab=config.get_vocab_size(),
+    hf_config = llm.llm_engine.model_config.hf_config
+    return VllmEngine(
+        llm, tokenizer, end_ids(_generation_config(resolved.path), hf_config, tokenizer)
     )
-    ends = end_ids(_generation_config(resolved.path), config.hf_config, tokenizer)
-    return VllmDecoder(engine, tokenizer, encoder, decode, ends, _describe_engine(config, device))
+
+
+def open_decoder(
+    engine: VllmEngine,
+    system_prompt: str | None,
+    decode: DecodeConfig,
+    device: str,
+    prompt_format: PromptFormat,
+) -> VllmDecoder:
+    """A decoder in a running engine. Raises what `prompt_encoder` raises."""
+    encoder = prompt_encoder(
+        engine.tokenizer,
+        prompt_format,
+        system_prompt,
+        max_tokens=engine.config.max_model_len - decode.max_new_tokens,
+        n_vocab=engine.config.get_vocab_size(),
+    )
+    return VllmDecoder(engine, encoder, decode, _describe_engine(engine.config, device))
 
 
 def _own_dtype(folder: Path) -> str:

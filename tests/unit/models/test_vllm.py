@@ -34,12 +34,12 @@ def engines(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     if request.param == "double":
         with fake_vllm.installed() as started:
             yield started
-        loading._vllm.cache_clear()
+        loading._engine.cache_clear()
         return
     if not HAS_VLLM:
         pytest.skip("vllm is not installed")
     yield []
-    loading._vllm.cache_clear()
+    loading._engine.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,18 @@ def test_texts_are_coupled_across_models_as_ever(engines: object, pair: tuple[Pa
     base, intervention = (drawn(write(folder, "vllm", 6)) for folder in pair)
     n_equal = sum(one == other for one, other in zip(base, intervention, strict=True))
     assert 0 < n_equal < len(base)
+
+
+def test_one_engine_serves_the_screen_and_the_texts_whatever_their_length(
+    engines: list[dict[str, Any]], pair: tuple[Path, Path]
+) -> None:
+    before = len(engines)
+    write(pair[1], "vllm", 1, max_new_tokens=8)
+    write(pair[1], "vllm", 1, max_new_tokens=16)
+    asked = ModelConfig(model=str(pair[1]), system_prompt="Be brief.")
+    load_decoder(asked, SETTINGS, "plain", "cpu").decode(requests(1))
+    assert len(engines) - before <= 1
+    assert loading._engine.cache_info().currsize <= 2
 
 
 def test_an_engine_is_started_as_the_config_says(
@@ -272,6 +284,6 @@ def test_thinking_is_cut_out_of_vllms_texts_too(tmp_path: Path) -> None:
     model = ModelConfig(model=str(folder), thinking="strip")
     with fake_vllm.installed():
         (text,) = load_decoder(model, SETTINGS, "chat", "cpu").decode(requests(1)[:1])
-        loading._vllm.cache_clear()
+        loading._engine.cache_clear()
     # It opens no thinking: the whole text is the answer.
     assert text.finish in ("stop", "length")

@@ -16,6 +16,7 @@ import yaml
 from whatchanged.config import AuditConfig, parse_config
 from whatchanged.config_blocks import AnyBlock, Block
 from whatchanged.errors import ConfigError
+from whatchanged.model_config import REMOTE
 from whatchanged.yaml_file import read_yaml
 
 Origin = Literal["default", "file", "override"]
@@ -126,9 +127,19 @@ def _resolve_paths(raw: dict[str, Any], folder: Path, paths: Sequence[tuple[str,
             value = values.get(key)
             if not isinstance(value, str) or value.startswith("demo:"):
                 continue
+            if key == "model" and _names_a_remote_model(raw, values):
+                continue
             beside = folder / value
             if beside.exists() or value.startswith((".", "~")):
                 values[key] = str(beside if not value.startswith("~") else Path(value).expanduser())
+
+
+def _names_a_remote_model(raw: dict[str, Any], block: dict[str, Any]) -> bool:
+    """Whether a block's model is behind an API, which knows it by a name and no path."""
+    decode = raw.get("decode")
+    engine = decode.get("engine") if isinstance(decode, dict) else None
+    is_side = any(block is raw.get(side) for side in ("base", "intervention"))
+    return is_side and (block.get("engine") or engine) == REMOTE
 
 
 def _blocks_at(raw: Any, names: Sequence[str]) -> list[dict[str, Any]]:

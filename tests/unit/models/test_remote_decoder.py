@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.loopback.calls import call_plainly, misbehaving
 from tests.loopback.server import Loopback
 from whatchanged.config import DecodeConfig, ModelConfig, parse_config
+from whatchanged.config_file import load_config
 from whatchanged.decode import plan_requests, tabulate_texts
 from whatchanged.errors import ConfigError, MissingDependencyError, UsageError
 from whatchanged.keys import content_key
@@ -262,6 +264,19 @@ def test_what_an_engine_cannot_do_is_refused_in_one_sentence(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "found {" not in str(caught.value)
+
+
+def test_the_name_of_a_remote_model_is_no_path_even_where_a_folder_has_it(tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    config = tmp_path / "audit.yaml"
+    config.write_text(
+        "base: {model: tuned}\nintervention: {model: tuned, engine: openai_compatible}\n"
+    )
+    loaded = load_config(config).config
+    assert loaded.base.model == str(tmp_path / "tuned")
+    assert loaded.intervention.model == "tuned"
+    everywhere = load_config(config, ["decode.engine=openai_compatible"]).config
+    assert everywhere.base.model == "tuned"
 
 
 def test_a_key_that_is_not_in_the_environment_is_missed_before_anything_is_spent(

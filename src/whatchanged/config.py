@@ -286,6 +286,12 @@ class AuditConfig(Block):
                 "`prompts.format: plain` cannot be kept by a model behind an API, whose server "
                 "puts every prompt into its chat template: use auto or chat"
             )
+        engines = {model.engine_for(self.decode) for model in self.sides.values()}
+        if self.run.offline and VLLM in engines:
+            raise ValueError(
+                "`run.offline` holds one process, and each of vllm's engines has its own: use the "
+                "engine transformers, or set run.offline to false"
+            )
         return self
 
     @property

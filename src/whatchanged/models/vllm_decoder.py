@@ -30,8 +30,13 @@ N_LOGPROBS = 20
 NOISE_KEY, TEMPERATURE, TOP_P = "noise_key", "temperature", "top_p"
 _NOISE = "whatchanged.models.vllm_noise:NoiseRace"
 # Engines of one process share their distributed state, so each has a process of its own; and its
-# batches are run by the runner that takes processors of logits as `vllm_noise` is one.
-_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+# batches are run by the runner that takes processors of logits as `vllm_noise` is one. vLLM tells
+# its makers of its use, unless it is told not to.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 @dataclass

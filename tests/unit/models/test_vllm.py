@@ -256,6 +256,12 @@ def test_texts_are_scored_where_both_engines_can_and_the_report_says_why_not() -
     assert mixed.why_unread == ""
 
 
+def test_an_offline_run_holds_no_engine_in_a_process_of_its_own() -> None:
+    blocks = {"base": {"model": "a"}, "intervention": {"model": "b"}, "decode": {"engine": "vllm"}}
+    with pytest.raises(ConfigError, match=r"`run\.offline` holds one process, and each of vllm's"):
+        parse_config({**blocks, "run": {"offline": True}}, "test")
+
+
 def test_an_engine_has_keys_of_its_own_and_its_size_is_no_part_of_them(
     pair: tuple[Path, Path],
 ) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.caching import Manifest
@@ -29,6 +30,7 @@ from whatchanged.records import Purpose, Side
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.ledger import Ledger
+from whatchanged.store.mounts import read_mounts, warn_of_network
 from whatchanged.store.runs import RunFolder
 
 SIDES: tuple[Side, Side] = ("base", "intervention")
@@ -167,11 +169,14 @@ class Job:
 def open_job(config: str, overrides: list[str], run_dir: str | None) -> Job:
     """The job of a config file, with its run folder (`runs/<name>` unless given) opened.
 
-    Raises ConfigError and InputError before anything is spent.
+    Raises ConfigError and InputError before anything is spent. Warns of a cache whose locks do not
+    reach other machines.
     """
     loaded = load_config(Path(config), overrides)
     path = choose_run_dir(loaded, run_dir)
     check_audit(loaded.config, path)
+    if warning := warn_of_network(cache_root(), read_mounts()):
+        get_run_logger().warning(warning)
     folder = RunFolder.create(path)
     folder.write_config(loaded.to_yaml())
     workers = Workers(loaded.config.run, loaded.config.decode.vllm.tensor_parallel_size)

@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import Log
 from prefect.runtime import flow_run
 
 from tasks.caching import Manifest, Started
+from whatchanged.errors import TransientError
 from whatchanged.overview import tabulate_work
 from whatchanged.progress import StageBar, describe_pace
 
@@ -26,7 +27,9 @@ from whatchanged.progress import StageBar, describe_pace
 def follow(started: Sequence[Started], key: str, unit: str, bar: StageBar) -> list[Manifest]:
     """Wait for the tasks of a stage in order: what they returned. `unit` is what they count.
 
-    Artifacts have the key of the stage: lower-case letters, digits and dashes.
+    Artifacts have the key of the stage: lower-case letters, digits and dashes. Where tasks still
+    fail in a way that trying again might help, the others are done all the same and kept; then
+    TransientError names those that failed. Any other error is raised at once.
     """
     if not started:
         return []
@@ -36,9 +39,14 @@ def follow(started: Sequence[Started], key: str, unit: str, bar: StageBar) -> li
     )
     logger = get_run_logger()
     done: list[Manifest] = []
+    failed: dict[str, TransientError] = {}
     rows = []
     for number, one in enumerate(started, start=1):
-        manifest = one.result()
+        try:
+            manifest = one.result()
+        except TransientError as error:
+            failed[one.name] = error
+            continue
         done.append(manifest)
         rows.append(
             tabulate_work(one.name, manifest.n, manifest.seconds, is_cached=manifest.cached)
@@ -54,6 +62,12 @@ def follow(started: Sequence[Started], key: str, unit: str, bar: StageBar) -> li
         )  # fmt: skip
         logger.info("%s: %s", key, pace)
     create_table_artifact(rows, key=f"{key}-tasks", description=f"The tasks of {key}")
+    if failed:
+        first, reason = next(iter(failed.items()))
+        raise TransientError(
+            f"{len(failed)} of {len(started)} tasks of {key} failed again and again, the first"
+            f" {first!r} ({reason}): run again, the others are kept"
+        ) from reason
     return done
 
 

@@ -121,3 +121,71 @@ def test_only_what_may_pass_is_tried_again(
     with pytest.raises(type(error)):
         chain()
     assert len(attempts) == n_attempts
+
+
+def test_where_one_chunk_fails_again_and_again_the_others_are_kept(
+    prefect_api: str, tmp_path: Path
+) -> None:
+    from prefect import flow, task
+
+    from tasks.caching import CACHED, Manifest, remember, start
+    from tasks.showing import follow
+    from whatchanged.progress import StageBar
+
+    store = ArtifactStore(tmp_path)
+    keys = [content_key("chunk/1", str(tmp_path), number) for number in range(20)]
+    computed: list[str] = []
+    is_down = True
+
+    @task(name="chunk", **CACHED, retries=1, retry_delay_seconds=0)
+    def chunk(key: str) -> Manifest:
+        computed.append(key)
+        if is_down and key == keys[7]:
+            raise TransientError("no memory left")
+        store.put_json(key, [])
+        return remember(store, Manifest(key=key, n=1))
+
+    @flow
+    def chain() -> list[str]:
+        started = [start(store, chunk, key, f"chunk {i}") for i, key in enumerate(keys)]
+        with StageBar("chunks") as bar:
+            return [manifest.key for manifest in follow(started, "chunks", "texts", bar)]
+
+    said = r"1 of 20 tasks of chunks .*, the first 'chunk 7' \(no memory left\): run again"
+    with pytest.raises(TransientError, match=said):
+        chain()
+    assert sorted(computed) == sorted([*keys, keys[7]])
+    assert [store.has(key) for key in keys] == [key != keys[7] for key in keys]
+    computed.clear()
+    is_down = False
+    assert chain() == keys
+    assert computed == [keys[7]]
+
+
+def test_a_run_whose_cache_is_on_a_network_file_system_is_told_so(
+    prefect_api: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from prefect import flow
+
+    import tasks.job
+    from tests.flows.conftest import SMALL
+
+    config = tmp_path / "small.yaml"
+    config.write_text(SMALL)
+
+    @flow
+    def opened() -> None:
+        tasks.job.open_job(str(config), [], str(tmp_path / "run"))
+
+    said = []
+    mounts = f"disk / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n"
+    monkeypatch.setattr(tasks.job, "read_mounts", lambda: mounts)
+    for folder in (tmp_path, tmp_path.parent):
+        monkeypatch.setenv("WHATCHANGED_CACHE", str(folder / "cache"))
+        capsys.readouterr()
+        opened()
+        said.append("use it from one machine at a time" in capsys.readouterr().err)
+    assert said == [True, False]

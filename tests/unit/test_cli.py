@@ -18,7 +18,6 @@ from whatchanged.cli.doctor import (
     check_omp,
     check_packages,
     check_python,
-    file_system_of,
     read_constraints,
     satisfies,
 )
@@ -30,7 +29,10 @@ from whatchanged.cli.terminal import aligned
 from whatchanged.config_file import load_config
 from whatchanged.discovery import CLUSTER_COLUMNS
 from whatchanged.environment import prepare_environment
+from whatchanged.keys import content_key
 from whatchanged.records import PROMPT_COLUMNS, SEGMENT_COLUMNS, TEXT_COLUMNS, VERDICT_COLUMNS
+from whatchanged.store.artifacts import ArtifactStore
+from whatchanged.store.mounts import file_system_of
 from whatchanged.store.runs import RunFolder
 
 CONFIG = (
@@ -443,6 +445,21 @@ def test_verify_counts_what_it_read_and_fails_on_damage(
     out, err = capsys.readouterr()
     assert "damaged                    1\n" in out
     assert "texts.parquet" in err
+
+
+def test_verify_checks_the_cache_that_is_named_instead_of_the_usual_one(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHATCHANGED_CACHE", str(here / "usual"))
+    for name, n_artifacts in (("usual", 2), ("other", 3)):
+        for number in range(n_artifacts):
+            ArtifactStore(here / name).put_json(content_key("artifact", number), "sound")
+    assert main(["verify"]) == 0
+    assert "checked                    2 (" in capsys.readouterr().out
+    assert main(["verify", "other"]) == 0
+    assert "checked                    3 (" in capsys.readouterr().out
+    assert main(["verify", "nowhere"]) == 2
+    assert "expected a run folder or a cache at nowhere" in capsys.readouterr().err
 
 
 def test_a_finished_audit_prints_its_summary_and_json_keeps_standard_output_clean(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -53,6 +55,56 @@ def test_the_server_gives_the_same_parts_as_an_export(client: TestClient) -> Non
 )
 def test_what_is_no_part_of_the_page_is_not_found(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
+
+
+# Ways to leave a folder, or to be sent elsewhere, in front of what is wanted there.
+PREFIXES = ("/", "/data/", "/data/texts/", "//", "/data//")
+CLIMBS = ("../", "..%2f", "%2e%2e/", "%252e%252e%252f", "..\\", "....//", "%c0%ae%c0%ae/", "./../")
+WANTED = (
+    "etc/passwd", "proc/self/environ", "pyproject.toml", "http://192.0.2.1/x",
+    "file:///etc/passwd", "manifest.json%00.js",
+)  # fmt: skip
+
+
+def status_of(path: str) -> int:
+    """What the server answers to a path that no client has tidied up."""
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http", "method": "GET", "path": unquote(path), "raw_path": path.encode(),
+        "query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1",
+        "headers": [(b"host", b"127.0.0.1:8000")], "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    app = make_app(
+        "r", LatestPack(lambda: PACK, lambda: NEWS), lambda: NEWS,
+        hosts=host_names("127.0.0.1", 8000), token=None,
+    )  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    (status,) = statuses
+    return status
+
+
+def test_no_path_leads_out_of_the_page_or_to_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*address: Any) -> None:
+        raise AssertionError(f"the server asked for {address}")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    paths = [
+        prefix + climb * 4 + wanted for prefix in PREFIXES for climb in CLIMBS for wanted in WANTED
+    ]
+    assert len(paths) == 240
+    assert status_of("/data/manifest.js") == 200
+    assert {path: status for path in paths if (status := status_of(path)) != 404} == {}
 
 
 @pytest.mark.parametrize(

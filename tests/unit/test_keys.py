@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatchanged.keys import KEY_LENGTH, content_key, content_keys, seed_from_key
+from whatchanged.keys import (
+    KEY_LENGTH,
+    content_digests,
+    content_key,
+    content_keys,
+    seed_from_key,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates included
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | ANY_TEXT
@@ -76,16 +82,27 @@ def test_values_without_canonical_bytes_are_refused(value):
         content_key("k", value)
 
 
-def test_a_key_is_the_same_in_every_process():
+def test_a_key_is_the_same_in_20_processes():
     ask = "from whatchanged.keys import content_key as k; print(k('k', 'a', {'x': 1, 'b': [2.5]}))"
-    variants = [
-        {"PYTHONHASHSEED": str(seed), "LC_ALL": locale, "TZ": zone}
-        for seed, locale, zone in [(0, "C", "UTC"), (1, "C.UTF-8", "Asia/Tokyo"), (77, "C", "")]
+    zones, locales = ("UTC", "Asia/Tokyo", "America/St_Johns", ""), ("C", "C.UTF-8", "tr_TR.UTF-8")
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ask],
+            env=os.environ
+            | {
+                "PYTHONHASHSEED": str(seed * 7919),
+                "LC_ALL": locales[seed % 3],
+                "TZ": zones[seed % 4],
+                "OMP_NUM_THREADS": str(1 + seed % 5),
+            },
+            stdout=subprocess.PIPE,
+        )
+        for seed in range(20)
     ]
-    keys = {
-        subprocess.run(
-            [sys.executable, "-c", ask], env=os.environ | variant, capture_output=True, check=True
-        ).stdout
-        for variant in variants
-    }
-    assert keys == {(content_key("k", "a", {"x": 1, "b": [2.5]}) + "\n").encode()}
+    keys = [child.communicate()[0] for child in children]
+    assert keys == [(content_key("k", "a", {"x": 1, "b": [2.5]}) + "\n").encode()] * 20
+
+
+def test_a_million_texts_have_a_million_keys_also_by_half_of_their_bits():
+    digests = content_digests("k", (f"text {i}" for i in range(1_000_000)))
+    assert len({digest[:16] for digest in digests}) == 1_000_000

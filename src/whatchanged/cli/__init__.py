@@ -190,12 +190,19 @@ def dashboard(
 
 @app.command
 def verify(
-    *runs: Annotated[Path, Parameter(name="RUN", help="Run folders; the cache is always checked.")],
+    *paths: Annotated[
+        Path,
+        Parameter(name="PATH", help="Run folders, and caches to check instead of the usual one."),
+    ],
+    anew: Annotated[
+        bool,
+        Parameter(negative=(), help="Begin again where an interrupted check would go on."),
+    ] = False,
 ) -> int:
     """Reads every stored byte back and compares digests; damaged artifacts are set aside."""
-    from whatchanged.cli.finished import verify_runs
+    from whatchanged.cli.finished import verify_stored
 
-    return verify_runs(runs)
+    return verify_stored(paths, anew=anew)
 
 
 @app.command

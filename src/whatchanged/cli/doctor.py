@@ -19,6 +19,7 @@ import whatchanged
 from whatchanged.cli.terminal import aligned, say
 from whatchanged.errors import WhatchangedError
 from whatchanged.store.artifacts import cache_root
+from whatchanged.store.mounts import NETWORK_TYPES, file_system_of, read_mounts
 
 State = Literal["ok", "warn", "fail"]
 
@@ -26,10 +27,6 @@ EXIT_MISSING = 5
 MIN_PYTHON = (3, 11)
 LOW_DISK_BYTES = 2 * 2**30
 
-_NETWORK_TYPES = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "beegfs", "afs", "9p",
-     "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse"}
-)  # fmt: skip
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*(?P<bounds>[^;]*)")
 _BOUND = re.compile(r"(<=|>=|==|<|>)\s*([0-9.]+)")
 
@@ -72,7 +69,7 @@ def run_checks() -> list[Check]:
     checks.append(_check_device())
     checks.append(_check_weights())
     checks.append(_check_demo())
-    checks += check_folder(cache_root(), _mounts())
+    checks += check_folder(cache_root(), read_mounts())
     checks.append(check_omp(os.environ.get("OMP_WAIT_POLICY")))
     return checks
 
@@ -129,26 +126,12 @@ def check_folder(folder: Path, mounts: str) -> list[Check]:
     advice = "free space, or set WHATCHANGED_CACHE to a larger disk" if low else ""
     checks = [Check("cache folder", "warn" if low else "ok", found, advice)]
     kind = file_system_of(existing.resolve(), mounts)
-    if kind in _NETWORK_TYPES:
-        advice = "databases may be damaged there: set WHATCHANGED_CACHE to a local disk"
+    if kind in NETWORK_TYPES:
+        advice = "use it from one machine at a time, or set WHATCHANGED_CACHE to a local disk"
         checks.append(Check("file system", "warn", f"{kind}, a network file system", advice))
     elif kind is not None:
         checks.append(Check("file system", "ok", kind))
     return checks
-
-
-def file_system_of(folder: Path, mounts: str) -> str | None:
-    """The type of the file system that holds the folder; None where /proc/mounts does not say."""
-    best, kind = -1, None
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        # Spaces in a mount point are written as \040.
-        point = Path(re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields[1]))
-        if folder.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), fields[2]
-    return kind
 
 
 def check_omp(policy: str | None) -> Check:
@@ -241,13 +224,6 @@ def _installed_version(name: str) -> str | None:
 def _constraints() -> str:
     path = Path(whatchanged.__file__).resolve().parents[2] / "constraints.txt"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _mounts() -> str:
-    try:
-        return Path("/proc/mounts").read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
 
 
 def _order(found: str, bound: str) -> int:

@@ -10,7 +10,7 @@ from whatchanged.cli.terminal import aligned, say, tell
 from whatchanged.errors import InputError
 from whatchanged.store.artifacts import cache_root
 from whatchanged.store.runs import Run, RunFolder
-from whatchanged.store.verify import verify
+from whatchanged.store.verify import VerifyReport, is_cache, verify
 
 EXIT_DAMAGED = 1
 
@@ -40,22 +40,28 @@ def render_report(path: Path) -> int:
     return 0
 
 
-def verify_runs(paths: Sequence[Path]) -> int:
-    """Checks the cache and these runs; returns 1 where something was damaged, else 0."""
+def verify_stored(paths: Sequence[Path], *, anew: bool) -> int:
+    """Checks these runs and caches, or the usual cache where none is named; returns 1 where
+    something was damaged, else 0."""
     for path in paths:
         if not path.is_dir():
-            raise InputError(f"expected a run folder at {path}, found none: check the path")
-    found = verify(cache_root(), paths)
-    say(
-        aligned(
-            [
-                ("checked", f"{found.n_checked:,} ({found.n_bytes:,} bytes)"),
-                ("damaged", f"{found.n_damaged:,}"),
-                ("quarantined", f"{found.n_quarantined:,}"),
-                ("stray temporaries removed", f"{found.n_swept:,}"),
-            ]
-        )
-    )
+            raise InputError(
+                f"expected a run folder or a cache at {path}, found none: check the path"
+            )
+    caches = [path for path in paths if is_cache(path)] or [cache_root()]
+    runs = [path for path in paths if not is_cache(path)]
+    found = VerifyReport()
+    for number, cache in enumerate(caches):
+        found += verify(cache, [] if number else runs, anew=anew)
+    rows = [
+        ("checked", f"{found.n_checked:,} ({found.n_bytes:,} bytes)"),
+        ("damaged", f"{found.n_damaged:,}"),
+        ("quarantined", f"{found.n_quarantined:,}"),
+        ("stray temporaries removed", f"{found.n_swept:,}"),
+    ]
+    if found.n_before:
+        rows.insert(1, ("by a check that was interrupted", f"{found.n_before:,}"))
+    say(aligned(rows))
     for problem in found.problems:
         tell(problem)
     return EXIT_DAMAGED if found.n_damaged else 0

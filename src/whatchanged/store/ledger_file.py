@@ -81,6 +81,11 @@ _REFUSALS = {
     sqlite3.SQLITE_READONLY: errno.EACCES,
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,
     sqlite3.SQLITE_PERM: errno.EACCES,
+    # How SQLite tells of a limit on the size of files, and of a disk that takes a part of a write.
+    sqlite3.SQLITE_IOERR_WRITE: errno.EIO,
+    sqlite3.SQLITE_IOERR_TRUNCATE: errno.EIO,
+    sqlite3.SQLITE_IOERR_FSYNC: errno.EIO,
+    sqlite3.SQLITE_IOERR_SHMSIZE: errno.EIO,
 }
 _PAGE_BYTES = 4096
 # The texts of a row that every call has are longer than this together.
@@ -223,8 +228,9 @@ class LedgerFile:
 
     def _refusal(self, error: sqlite3.Error) -> StorageError:
         code = _code(error)
-        if code in _REFUSALS:
-            return StorageError(atomic.refusal_sentence(_REFUSALS[code], self.path, _PAGE_BYTES))
+        number = _REFUSALS.get(_extended_code(error), _REFUSALS.get(code))
+        if number is not None:
+            return StorageError(atomic.refusal_sentence(number, self.path, _PAGE_BYTES))
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StorageError(
                 f"expected to write to {self.path} within {self._busy_s:g} s, found another process"
@@ -379,4 +385,8 @@ def is_sound(key: str, data: object, digest: object) -> bool:
 
 
 def _code(error: sqlite3.Error) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+    return _extended_code(error) & 0xFF
+
+
+def _extended_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0))

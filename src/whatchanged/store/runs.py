@@ -146,7 +146,7 @@ class RunFolder:
 
         The run stays finished. Raises InputError where it is not.
         """
-        manifest = _manifest(self.path)
+        manifest = read_manifest(self.path)
         files = manifest["files"]
         inside = PurePosixPath(stage)
         kept = {name: files[name] for name in files if inside not in PurePosixPath(name).parents}
@@ -160,7 +160,7 @@ class RunFolder:
 
         Until this the run is what it was. Raises InputError where it is not finished.
         """
-        manifest = _manifest(self.path)
+        manifest = read_manifest(self.path)
         added = {
             path.relative_to(self.path).as_posix(): {
                 "sha256": file_digest(path), "n_bytes": path.stat().st_size
@@ -302,7 +302,7 @@ def load_run(path: Path) -> Run:
 
     Raises InputError where the folder is no run, is unfinished, damaged, or from a newer version.
     """
-    run = Run(path, _manifest(path))
+    run = Run(path, read_manifest(path))
     for _ in (run.config, run.summary, run.findings):
         pass
     return run
@@ -313,7 +313,7 @@ def is_unfinished(path: Path) -> bool:
     return (path / _JOURNAL).exists() and not (path / MANIFEST).exists()
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -165,13 +165,17 @@ def test_a_known_table_needs_its_columns(tmp_path):
         RunFolder.create(tmp_path).write_table("prompts", pd.DataFrame({"prompt": [], "split": []}))
 
 
-def test_a_torn_journal_line_hides_no_other(tmp_path):
+def test_a_journal_that_is_cut_at_any_byte_of_its_last_line_hides_no_other(tmp_path):
     run = RunFolder.create(tmp_path)
     run.write_bytes("first", b"1")
-    with (tmp_path / ".run.jsonl").open("ab") as journal:
-        journal.write(b'{"file": "half')
-    write_all = RunFolder(tmp_path)
-    write_all.write_bytes("second", b"2")
-    run.finish({}, {})
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert sorted(manifest["files"]) == ["first", "second"]
+    journal = tmp_path / ".run.jsonl"
+    before = journal.read_bytes()
+    run.write_bytes("cut", b"2")
+    whole = journal.read_bytes()
+    for end in range(len(before), len(whole)):
+        (tmp_path / "manifest.json").unlink(missing_ok=True)
+        journal.write_bytes(whole[:end])
+        RunFolder(tmp_path).write_bytes("next", b"3")
+        run.finish({}, {})
+        files = json.loads((tmp_path / "manifest.json").read_text())["files"].keys()
+        assert files - {"cut"} == {"first", "next"}

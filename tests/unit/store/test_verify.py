@@ -2,8 +2,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from whatchanged.keys import content_key
 from whatchanged.models.call_ledger import CallOutcome
@@ -13,7 +16,7 @@ from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.ledger import Ledger
 from whatchanged.store.runs import RunFolder
-from whatchanged.store.verify import VerifyReport, verify
+from whatchanged.store.verify import CHECKPOINT, VerifyReport, verify
 
 KEYS = [content_key("test", i) for i in range(10)]
 ROWS = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
@@ -126,3 +129,67 @@ def test_an_unfinished_run_is_a_problem_but_no_damage(tmp_path):
     report = verify(tmp_path / "cache", [tmp_path / "run"])
     assert report.n_damaged == 0
     assert "unfinished" in report.problems[0]
+
+
+def interrupt(monkeypatch, after):
+    """Lets a check be interrupted after so many artifacts; the keys that are read."""
+    has, read = ArtifactStore.has, []
+
+    def interrupted(store, key):
+        if len(read) == after:
+            raise KeyboardInterrupt
+        read.append(key)
+        return has(store, key)
+
+    monkeypatch.setattr(ArtifactStore, "has", interrupted)
+    return read
+
+
+def test_an_interrupted_check_goes_on_and_forgets_no_damage(tmp_path, monkeypatch):
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    fill(cache, run)
+    keys = sorted(KEYS[:3])
+    ArtifactStore(cache).path(keys[0]).write_bytes(b"torn")
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            verify(cache, [run], every=1)
+    with monkeypatch.context() as patch:
+        read = interrupt(patch, after=None)
+        report = verify(cache, [run], every=1)
+    assert read == [keys[2]]
+    assert (report.n_checked, report.n_before, report.n_damaged) == (17, 2, 1)
+    assert report.n_quarantined == 1
+    assert keys[0] in report.problems[0]
+    # The next check reads all that is left.
+    assert verify(cache, [run]) == replace(report, n_checked=16, n_before=0, n_damaged=0,
+                                           n_quarantined=0, n_bytes=report.n_bytes - 4,
+                                           problems=())  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["anew", "other runs", "damaged", "old"])
+def test_a_check_begins_again_where_it_cannot_or_shall_not_go_on(tmp_path, monkeypatch, how):
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    fill(cache, run)
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            verify(cache, [run], every=1)
+    if how == "damaged":
+        (cache / CHECKPOINT).write_bytes(b"{")
+    if how == "old":
+        os.utime(cache / CHECKPOINT, (0, time.time() - 8 * 86_400))
+    report = verify(cache, [] if how == "other runs" else [run], anew=how == "anew")
+    assert (report.n_before, report.problems) == (0, ())
+    assert report.n_checked == (13 if how == "other runs" else 17)
+    assert not (cache / CHECKPOINT).exists()
+
+
+def test_two_damaged_files_of_a_run_are_both_named(tmp_path):
+    fill(tmp_path / "cache", tmp_path / "run")
+    for name in ("summary.json", "config.yaml"):
+        (tmp_path / "run" / name).write_bytes(b"[]")
+    report = verify(tmp_path / "cache", [tmp_path / "run"])
+    assert [name in " ".join(report.problems) for name in ("summary.json", "config.yaml")] == [
+        True, True,
+    ]  # fmt: skip

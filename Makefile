@@ -44,13 +44,18 @@ page:
 	cd web && npm ci && npm run build
 
 # Kills, full disks, flipped bits, hostile models and texts; what they counted, as a table.
+PAID := tests/flows/test_paid_judges.py
+FAULT_TESTS := tests/faults tests/unit/models/test_llm_judge.py \
+    $(PAID)::test_a_killed_run_pays_at_most_for_the_calls_in_flight_again \
+    $(PAID)::test_a_key_that_is_refused_ends_the_run_and_is_quoted_nowhere \
+    $(PAID)::test_the_key_is_nowhere_on_disk \
+    tests/browser/test_dashboard.py::test_a_hundred_payloads_run_nothing
 faults: FAULT_MARK := not long
 faults-long: FAULT_MARK := long or not long
 faults faults-long: $(INSTALLED)
 	@mkdir -p build
 	@HF_HUB_OFFLINE=1 $(BIN)/pytest -m "$(FAULT_MARK)" -n 2 --dist loadfile -o junit_family=xunit1 \
-	    --junitxml=build/faults.xml tests/faults tests/unit/models/test_llm_judge.py \
-	    tests/flows/test_paid_judges.py; status=$$?; \
+	    --junitxml=build/faults.xml $(FAULT_TESTS); status=$$?; \
 	    $(BIN)/python -m tests.faults.table build/faults.xml > build/faults.md; \
 	    cat build/faults.md; exit $$status
 

@@ -121,7 +121,11 @@ def test_every_selective_component_stands_beside_a_random_control(
 
 
 def test_a_hundred_payloads_run_nothing(
-    open_page: OpenPage, folder: str, run: InventedRun, screens: dict[str, str]
+    open_page: OpenPage,
+    folder: str,
+    run: InventedRun,
+    screens: dict[str, str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     assert len(set(PAYLOADS)) == 100
     watched = open_page()
@@ -129,7 +133,10 @@ def test_a_hundred_payloads_run_nothing(
         watched.go(folder, hash_)
     for key in run.texts["text_key"].iloc[:100]:
         watched.go(folder, f"#/t/{key}")
-    assert watched.page.evaluate("globalThis.harmed") is None
+    harmed = watched.page.evaluate("globalThis.harmed")
+    record_property("payloads", len(PAYLOADS))
+    record_property("payloads_executed", int(harmed is not None))
+    assert harmed is None
     assert watched.errors == []
     tags = "main script, main iframe, main img, main object, main embed, main video, main form form"
     assert watched.page.evaluate(f"document.querySelectorAll({tags!r}).length") == 0

@@ -1,14 +1,14 @@
 """Stores the same made-up activations at every start, from where the last one ended.
 
-`python -m tests.faults.activation_worker FOLDER KEEP` prints "ready" before it begins.
+`main(FOLDER, KEEP)`.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401
 
 from tests.unit.activation_batches import make_batches, make_groups
 from whatchanged.store.activations import BatchProcessingStorage
@@ -28,6 +28,5 @@ def store_rest(folder: Path, keep: str) -> None:
     storage.finalize()
 
 
-if __name__ == "__main__":
-    print("ready", flush=True)
-    store_rest(Path(sys.argv[1]), sys.argv[2])
+def main(folder: str, keep: str) -> None:
+    store_rest(Path(folder), keep)

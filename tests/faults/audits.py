@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.faults.nursery import Child, Nursery
 from whatchanged.keys import file_digest
 
 PROJECT = Path(__file__).parents[2]
@@ -15,7 +16,9 @@ SMALL = """\
 base: {model: "BASE"}
 intervention: {model: "INTERVENTION"}
 prompts: {file: demo:prompts.jsonl}
-decode: {chunk_texts: 120, max_new_tokens: 40}
+decode: {chunk_texts: 50, max_new_tokens: 40}
+divergence: {texts_per_prompt: 1}
+cluster: {n_clusters: 12, n_segment_clusters: 40}
 sample: {seed_texts: 160, round_texts: 60, max_rounds: 1}
 hypothesize: {max_hypotheses: 6}
 validate:
@@ -39,32 +42,36 @@ def write_config(
     return config
 
 
+def environment_of(api: str) -> dict[str, str]:
+    """What an audit of the tests has in its environment whatever its home is."""
+    return {"PREFECT_API_URL": api, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def words_of(home: Path, config: Path | None = None) -> list[str]:
+    """The command of an audit whose run folder (`run`) lies in `home`."""
+    home.mkdir(exist_ok=True)
+    return ["run", str(config or write_config(home)), "--run-dir", str(home / "run")]
+
+
 def audit(
     api: str,
     home: Path,
     *,
     config: Path | None = None,
     before: Sequence[str] = (),
-    command: Sequence[str] = (),
     environment: dict[str, str] | None = None,
-    limit: Callable[[], None] | None = None,
 ) -> tuple[int, str]:
-    """Exit code and words of an audit whose cache and run folder (`run`) lie in `home`.
+    """Exit code and words of an audit in a process of its own; its cache and run lie in `home`.
 
-    `before` are modules that run the command, with their arguments; `command` is another one than
-    the audit's own.
+    `before` are modules that run the command, with their arguments.
     """
-    home.mkdir(exist_ok=True)
-    words = command or ["run", str(config or write_config(home)), "--run-dir", str(home / "run")]
     done = subprocess.run(
-        [sys.executable, "-m", *before, "whatchanged", *words],
+        [sys.executable, "-m", *before, "whatchanged", *words_of(home, config)],
         env={
             **os.environ,
-            "PREFECT_API_URL": api,
+            **environment_of(api),
             "PREFECT_LOCAL_STORAGE_PATH": str(home / "cache" / "prefect"),
             "WHATCHANGED_CACHE": str(home / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
             **(environment or {}),
         },
         cwd=PROJECT,
@@ -73,9 +80,20 @@ def audit(
         text=True,
         timeout=250,
         check=False,
-        preexec_fn=limit,
     )
     return done.returncode, done.stdout
+
+
+def fork_audit(
+    warm: Nursery, home: Path, *command: str, n_bytes: int | None = None, **environment: str
+) -> Child:
+    """The same, or another command, forked from a nursery of `tests.faults.whole_audit`; it may
+    write files of up to `n_bytes`."""
+    limit = "" if n_bytes is None else str(n_bytes)
+    words = command or words_of(home)
+    return warm.start(
+        str(home), limit, *words, WHATCHANGED_CACHE=str(home / "cache"), **environment
+    )
 
 
 def outputs(home: Path) -> dict[str, str]:

@@ -1,14 +1,12 @@
 """Asks a loopback server through a ledger, until every request has its answer.
 
-`python -m tests.faults.calling_worker PORT FOLDER N_REQUESTS CONCURRENCY` prints "ready" before
-its first call and the texts of all answers, as JSON, after its last.
+`main(PORT, FOLDER, N_REQUESTS, CONCURRENCY)` prints the texts of all answers, as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -82,10 +80,5 @@ def caller_of(provider: LoopbackProvider, folder: Path, max_concurrency: int) ->
 def main(port: str, folder: str, n_requests: str, max_concurrency: str) -> None:
     provider = LoopbackProvider(int(port))
     caller = caller_of(provider, Path(folder), int(max_concurrency))
-    print("ready", flush=True)
     results = caller(requests_to(provider, int(n_requests)))
     print(json.dumps([result.reply and result.reply.text for result in results]))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

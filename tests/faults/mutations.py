@@ -46,7 +46,7 @@ MUTATIONS = (
                 "            pass\n        _sync",
             ),
         ),
-        "tests/faults/store/test_kills.py::test_a_kill_at_a_point_and_another_during_recovery_change_nothing",
+        "tests/faults/store/test_kills.py::test_a_kill_at_every_pass_of_a_point_and_another_during_recovery_change_nothing",
     ),
     Mutation(
         "an answer that was paid is written down",
@@ -74,7 +74,7 @@ MUTATIONS = (
                 "    digest.update(_encoded([hash(kind), *parts]))\n",
             ),
         ),
-        "tests/unit/test_keys.py::test_a_key_is_the_same_in_every_process",
+        "tests/unit/test_keys.py::test_a_key_is_the_same_in_20_processes",
     ),
     Mutation(
         "a cut or a flipped bit is found",
@@ -92,7 +92,46 @@ MUTATIONS = (
                 "    temporary.replace(path)\n    return True\n    try:\n        os.link(",
             ),
         ),
-        "tests/faults/store/test_races.py::test_four_processes_that_race_for_the_same_keys_all_read_the_first_value",
+        "tests/faults/store/test_races.py::test_processes_that_race_for_the_same_keys_all_read_the_first_value",
+    ),
+    Mutation(
+        "the first writer of a key wins where locks do nothing",
+        "src/whatchanged/store/atomic.py",
+        (
+            ("    if os.path.lexists(path):\n        return False\n    n_bytes", "    n_bytes"),
+            (
+                "    try:\n        os.link(temporary, path)\n",
+                "    import fcntl\n"
+                "    folder = os.open(path.parent, os.O_RDONLY)\n"
+                "    fcntl.flock(folder, fcntl.LOCK_EX)\n"
+                "    is_first = not os.path.lexists(path)\n"
+                "    time.sleep(0.001)\n"
+                "    if is_first:\n"
+                "        temporary.rename(path)\n"
+                "    os.close(folder)\n"
+                "    return is_first\n"
+                "    try:\n        os.link(temporary, path)\n",
+            ),
+        ),
+        "tests/faults/store/test_races.py::test_eight_processes_without_locks_read_the_first_value_of_a_thousand_keys",
+    ),
+    Mutation(
+        "an interrupted check goes on",
+        "src/whatchanged/store/verify.py",
+        (("if part.place > place)", "if part.place)"),),
+        "tests/faults/store/test_checks.py::test_a_check_that_is_killed_again_and_again_ends_and_finds_all",
+    ),
+    Mutation(
+        "one chunk that fails loses no other",
+        "tasks/showing.py",
+        (("            failed[one.name] = error\n            continue\n", "            raise\n"),),
+        "tests/flows/test_caching.py::test_where_one_chunk_fails_again_and_again_the_others_are_kept",
+    ),
+    Mutation(
+        "another output has another key",
+        "src/whatchanged/embed.py",
+        (("(part := piece.strip())", "(part := piece.strip().lower())"),),
+        "tests/unit/test_stage_versions.py::test_a_stage_whose_output_changes_gets_a_new_version",
     ),
     Mutation(
         "what is no number reaches no label",
@@ -133,6 +172,12 @@ MUTATIONS = (
             ),
         ),
         "tests/unit/test_adaptivity.py::test_fresh_texts_of_other_prompts_confirm_nothing_in_95_percent_of_null_audits",
+    ),
+    Mutation(
+        "a model against itself has not changed",
+        "src/whatchanged/sequential.py",
+        (('"confirmed" if p_value <= alpha', '"confirmed" if p_value <= 0.9'),),
+        "tests/faults/test_placebo.py::test_few_audits_of_a_model_against_itself_confirm_anything",
     ),
     Mutation(
         "no code of a model runs",

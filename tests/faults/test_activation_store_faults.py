@@ -1,16 +1,15 @@
 import os
 import random
 import resource
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.faults.activation_worker import BATCHES, GROUPS, OPTIONS, store_rest
+from tests.faults.nursery import KILLED, nursery
 from tests.unit.activation_batches import loop_over_everything
 from whatchanged.activations.poles import POLES
 from whatchanged.errors import InputError, StorageError, UsageError
@@ -18,24 +17,20 @@ from whatchanged.store import atomic
 from whatchanged.store.activation_reader import ActivationStore
 from whatchanged.store.activations import BatchProcessingStorage
 
-KILLED = -9
-ROOT = Path(__file__).parents[2]
 POINTS = ("store.before_write", "store.mid_write", "store.after_write", "store.before_publish")
 
 
-def start(folder, keep, fault=""):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.activation_worker", str(folder), keep],
-        env=os.environ | {"WHATCHANGED_FAULT": fault},
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    )
+@pytest.fixture(scope="module")
+def workers():
+    with nursery("tests.faults.activation_worker") as opened:
+        yield opened
 
 
-def finish(child):
-    child.communicate(timeout=60)
-    assert child.returncode in (0, KILLED)
-    return child.returncode
+def is_killed(workers, folder, keep, fault):
+    child = workers.start(str(folder), keep, WHATCHANGED_FAULT=fault)
+    status = child.wait()
+    assert status in (0, KILLED), child.said()
+    return status == KILLED
 
 
 def content(store):
@@ -73,32 +68,40 @@ def assert_resumes(folder, keep, expected):
 
 @pytest.mark.parametrize("nth", [1, 6])
 @pytest.mark.parametrize("name", POINTS)
-def test_a_kill_and_another_during_recovery_change_nothing(tmp_path, undisturbed, name, nth):
+def test_a_kill_and_another_during_recovery_change_nothing(
+    tmp_path, workers, undisturbed, name, nth, record_property
+):
     keep, expected = undisturbed
-    assert finish(start(tmp_path, keep, f"{name}:{nth}")) == KILLED
+    assert is_killed(workers, tmp_path, keep, f"{name}:{nth}")
     with pytest.raises(InputError):
         ActivationStore(tmp_path)
-    assert finish(start(tmp_path, keep, f"{name}:2")) == KILLED
+    assert is_killed(workers, tmp_path, keep, f"{name}:2")
     assert_resumes(tmp_path, keep, expected)
+    record_property("kills_of_the_store", 2)
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path, undisturbed):
+def test_kills_at_random_moments_change_nothing(tmp_path, workers, undisturbed, record_property):
     keep, expected = undisturbed
-    draw = random.Random(0)
-    for kill in range(4):
-        folder = tmp_path / str(kill)
-        child = start(folder, keep)
-        child.stdout.readline()
-        time.sleep(draw.random() * 0.3)
+    begun = time.perf_counter()
+    assert not is_killed(workers, tmp_path / "timed", keep, "")
+    duration = time.perf_counter() - begun
+    draw, n_kills = random.Random(0), 0
+    while n_kills < 6:
+        folder = tmp_path / "killed"
+        child = workers.start(str(folder), keep)
+        time.sleep(draw.random() * duration)
         child.kill()
-        finish(child)
+        n_kills += child.wait() == KILLED
         if not (folder / "manifest.json").exists():
             assert_resumes(folder, keep, expected)
-            continue
-        try:
-            assert content(ActivationStore(folder)) == expected
-        except InputError:
-            assert_resumes(folder, keep, expected)
+        else:
+            try:
+                assert content(ActivationStore(folder)) == expected
+            except InputError:
+                assert_resumes(folder, keep, expected)
+        shutil.rmtree(folder)
+        duration *= 0.95
+    record_property("kills_of_the_store", n_kills)
 
 
 def test_a_kill_between_chunks_keeps_the_whole_chunks(tmp_path):

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import shutil
-import signal
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import whatchanged
-from tests.faults.audits import audit, outputs
+from tests.faults.audits import audit, environment_of, fork_audit, outputs
+from tests.faults.kills import Kills, at_random_moments, sweep
+from tests.faults.nursery import Child, Nursery, nursery
+from tests.faults.preload import build
 from whatchanged.keys import file_digest
-from whatchanged.store import atomic
 from whatchanged.store.artifacts import ArtifactStore
-from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.faults import POINTS
 from whatchanged.store.verify import verify
+
+RecordProperty = Callable[[str, object], None]
 
 pytestmark = pytest.mark.flows
 N_FLIPS = 5
@@ -30,100 +30,85 @@ KILLS = ("store.before_write:9", "store.mid_write:25", "embeddings.before_commit
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def warm(prefect_api: str) -> Iterator[Nursery]:
+    """Where audits are forked that reach the server of the tests."""
+    with nursery("tests.faults.whole_audit", **environment_of(prefect_api)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of a finished audit. Nobody may write into it."""
     home = tmp_path_factory.mktemp("undisturbed")
-    code, said = audit(prefect_api, home)
-    assert code == 0, said
+    child = fork_audit(warm, home)
+    assert child.wait() == 0, child.said()
     return home
 
 
-def artifacts(home: Path) -> dict[str, str]:
-    store = ArtifactStore(home / "cache")
-    return {key: file_digest(store.path(key)) for key in store.list_keys()}
-
-
-def kill_again_and_again(api: str, home: Path, faults: Sequence[str]) -> tuple[int, int, int]:
-    """How many of the starts were killed, and how many finished artifacts the next starts lost or
-    changed; the last start is not disturbed, and ends well. The last number counts torn files."""
-    n_kills = n_torn = 0
-    finished: dict[str, str] = {}
-    for fault in faults:
-        code, said = audit(api, home, environment={"WHATCHANGED_FAULT": fault})
-        assert code in (0, -signal.SIGKILL), said
-        n_kills += code == -signal.SIGKILL
-        store = ArtifactStore(home / "cache")
-        n_torn += sum(not store.has(key) for key in store.list_keys())
-        n_torn += EmbeddingCache(home / "cache").check().n_damaged
-        finished |= artifacts(home)
-    code, said = audit(api, home)
-    assert code == 0, said
-    last = artifacts(home)
-    n_lost = sum(last.get(key) != digest for key, digest in finished.items())
-    return n_kills, n_lost, n_torn
+@pytest.fixture
+def kills(warm: Nursery) -> Kills:
+    return Kills(lambda home, fault: fork_audit(warm, home, WHATCHANGED_FAULT=fault))
 
 
 def test_an_audit_killed_at_a_spread_of_writes_ends_with_the_same_files(
-    undisturbed: Path, prefect_api: str, tmp_path: Path, record_property: pytest.RecordProperty
+    undisturbed: Path, kills: Kills, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     home = tmp_path / "killed"
-    n_kills, n_lost, n_torn = kill_again_and_again(prefect_api, home, KILLS)
-    record_property("kills", n_kills)
-    record_property("results_lost", n_lost)
-    record_property("files_torn", n_torn)
-    assert n_kills == len(KILLS)
-    assert (n_lost, n_torn) == (0, 0)
+    kills.follow(home, KILLS)
     assert outputs(home) == outputs(undisturbed)
-    # The temporaries that kills leave are known as such, and swept.
-    atomic.sweep(home / "cache")
-    assert not any(atomic.is_temporary(path.name) for path in home.rglob("*"))
+    sweep(home)
+    assert kills.n_kills == len(KILLS)
+    kills.record(record_property, "kills_through_prefect")
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("point", POINTS)
-def test_an_audit_killed_at_any_write_and_again_in_recovery_ends_with_the_same_files(
-    undisturbed: Path,
-    prefect_api: str,
-    tmp_path: Path,
-    point: str,
-    record_property: pytest.RecordProperty,
+@pytest.mark.timeout(1800)
+def test_audits_killed_at_25_random_moments_end_with_the_same_files(
+    undisturbed: Path, kills: Kills, tmp_path: Path, record_property: RecordProperty
 ) -> None:
-    spread = (1, 2) if point.startswith("embeddings") else (1, 4, 12, 30, 50, 70)
-    n_kills = n_lost = n_torn = 0
-    for nth in spread:
-        home = tmp_path / str(nth)
-        faults = (f"{point}:{nth}", f"{point}:{max(1, nth // 2)}")
-        counts = kill_again_and_again(prefect_api, home, faults)
-        n_kills, n_lost, n_torn = n_kills + counts[0], n_lost + counts[1], n_torn + counts[2]
+    def check(home: Path) -> None:
         assert outputs(home) == outputs(undisturbed)
-        shutil.rmtree(home)
-    record_property("kills", n_kills)
-    record_property("results_lost", n_lost)
-    record_property("files_torn", n_torn)
-    assert n_kills >= len(spread)
-    assert (n_lost, n_torn) == (0, 0)
+
+    at_random_moments(kills, tmp_path, 25, 5, check)
+    kills.record(record_property, "kills_through_prefect")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("point", POINTS)
+def test_audits_killed_at_any_write_and_again_in_recovery_end_with_the_same_files(
+    undisturbed: Path, kills: Kills, tmp_path: Path, point: str, record_property: RecordProperty
+) -> None:
+    spread = (1, 2) if point.startswith("embeddings") else (2, 8, 20, 40, 60)
+    kills.follow(tmp_path, [f"{point}:{nth}" for nth in spread])
+    assert outputs(tmp_path) == outputs(undisturbed)
+    assert kills.n_kills >= len(spread) - 1
+    kills.record(record_property, "kills_through_prefect")
 
 
 @pytest.fixture(scope="module")
 def earlier_clock(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A library that sets the clock of the process that preloads it back by 400 days."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler (cc) for a clock of the child's own")
-    library = tmp_path_factory.mktemp("clock") / "earlier.so"
-    source = Path(__file__).with_name("earlier_clock.c")
-    words = ["-shared", "-fPIC", f"-DSHIFT_S={400 * 86_400}", "-o", str(library), str(source)]
-    subprocess.run([compiler, *words, "-ldl"], check=True)
-    return str(library)
+    folder = tmp_path_factory.mktemp("clock")
+    return build("earlier_clock.c", folder, f"-DSHIFT_S={400 * 86_400}")
 
 
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "Pacific/Chatham",
+        *(
+            pytest.param(zone, marks=pytest.mark.long)
+            for zone in ("America/St_Johns", "Asia/Kathmandu", "Antarctica/Troll")
+        ),
+    ],
+)
 def test_another_date_zone_locale_and_hash_seed_give_the_same_files(
-    undisturbed: Path, prefect_api: str, tmp_path: Path, earlier_clock: str
+    undisturbed: Path, prefect_api: str, tmp_path: Path, earlier_clock: str, zone: str
 ) -> None:
     elsewhere = {
         "LD_PRELOAD": earlier_clock,
-        "TZ": "Pacific/Chatham",
+        "TZ": zone,
         "LC_ALL": "tr_TR.UTF-8",
         "PYTHONHASHSEED": "4242",
     }
@@ -145,7 +130,7 @@ def flip_a_bit(path: Path, draw: random.Random) -> None:
 
 
 def test_a_flipped_bit_in_any_file_of_a_run_is_found_and_named(
-    undisturbed: Path, tmp_path: Path, record_property: pytest.RecordProperty
+    undisturbed: Path, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(undisturbed / "run", run)
@@ -168,7 +153,7 @@ def test_a_flipped_bit_in_any_file_of_a_run_is_found_and_named(
 
 
 def test_a_flipped_bit_in_every_artifact_is_found_and_computed_again(
-    undisturbed: Path, prefect_api: str, tmp_path: Path, record_property: pytest.RecordProperty
+    undisturbed: Path, warm: Nursery, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     home = tmp_path / "damaged"
     shutil.copytree(undisturbed, home)
@@ -180,8 +165,8 @@ def test_a_flipped_bit_in_every_artifact_is_found_and_computed_again(
     record_property("corruptions", len(keys))
     record_property("corruptions_unseen", len(keys) - found.n_quarantined)
     assert found.n_quarantined == found.n_damaged == len(keys) > 50
-    code, said = audit(prefect_api, home)
-    assert code == 0, said
+    again = fork_audit(warm, home)
+    assert again.wait() == 0, again.said()
     assert outputs(home) == outputs(undisturbed)
 
 
@@ -195,21 +180,20 @@ def collected(home: Path) -> dict[str, str]:
 
 
 def test_a_disk_that_fills_while_activations_are_collected_loses_nothing(
-    undisturbed: Path, prefect_api: str, tmp_path: Path
+    undisturbed: Path, warm: Nursery, tmp_path: Path
 ) -> None:
-    def fill() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
-
     homes = [tmp_path / "full", tmp_path / "roomy"]
     for home in homes:
         shutil.copytree(undisturbed, home)
     full, roomy = homes
-    commands = [
-        ["collect", str(home / "run"), "--set", "activations.sources=[neurons]"] for home in homes
-    ]
-    code, said = audit(prefect_api, full, command=commands[0], limit=fill)
-    assert code == 1, said
-    assert any("are free there" in line for line in said.splitlines())
+
+    def collect(home: Path, n_bytes: int | None = None) -> Child:
+        words = ["collect", str(home / "run"), "--set", "activations.sources=[neurons]"]
+        return fork_audit(warm, home, *words, n_bytes=n_bytes)
+
+    child = collect(full, 30_000)
+    assert child.wait() == 1, child.said()
+    assert any("are free there" in line for line in child.said().splitlines())
     # The run is what it was, and of its error Prefect keeps no pickle.
     assert (
         outputs(full).items()
@@ -222,7 +206,7 @@ def test_a_disk_that_fills_while_activations_are_collected_loses_nothing(
     assert whatchanged.load(full / "run").findings == whatchanged.load(undisturbed / "run").findings
     for record in (full / "cache" / "prefect").iterdir():
         json.loads(record.read_text())
-    for home, command in zip(homes, commands, strict=True):
-        code, said = audit(prefect_api, home, command=command)
-        assert code == 0, said
+    for home in homes:
+        child = collect(home)
+        assert child.wait() == 0, child.said()
     assert collected(full) == collected(roomy) != {}

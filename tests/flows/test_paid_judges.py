@@ -4,11 +4,7 @@ both client libraries. The count of calls is always the server's."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +15,8 @@ import pytest
 
 import whatchanged
 from benchmarks.judge_cost import read_bill
+from tests.faults.audits import environment_of, fork_audit
+from tests.faults.nursery import KILLED, Child, Nursery, nursery
 from tests.flows.conftest import SMALL, Finished
 from tests.flows.test_audit import PROJECT, findings_of, run
 from tests.loopback.misbehaviour import Misbehaviour
@@ -197,32 +195,17 @@ def test_a_second_run_pays_nothing(paid: Paid, server: Loopback, tmp_path: Path)
 # Runs of their own process -------------------------------------------------------------------
 
 
-def start_child(
-    api: str, cache: Path, config: Path, run_dir: Path, *overrides: str
-) -> subprocess.Popen[str]:
-    env = {
-        **os.environ,
-        "PREFECT_API_URL": api,
-        "PREFECT_LOCAL_STORAGE_PATH": str(cache / "prefect"),
-        "WHATCHANGED_CACHE": str(cache),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        KEY_VARIABLE: CANARY,
-    }
+@pytest.fixture(scope="module")
+def warm(prefect_api: str) -> Iterator[Nursery]:
+    """Where runs are forked that reach the server of the tests."""
+    with nursery("tests.faults.whole_audit", **environment_of(prefect_api)) as opened:
+        yield opened
+
+
+def start_child(warm: Nursery, cache: Path, config: Path, run_dir: Path, *overrides: str) -> Child:
     sets = [word for override in overrides for word in ("--set", override)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "whatchanged", "run", config, "--run-dir", run_dir, *sets],
-        env=env,
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def end_child(process: subprocess.Popen[str]) -> tuple[int, str]:
-    said, _ = process.communicate(timeout=250)
-    return process.returncode, said
+    words = ["run", str(config), "--run-dir", str(run_dir), *sets]
+    return fork_audit(warm, cache.parent, *words, **{KEY_VARIABLE: CANARY})
 
 
 def fresh_server(latency_s: float = 0.0, **settings: Any) -> Loopback:
@@ -240,21 +223,28 @@ def texts(finished: Finished, tmp_path: Path) -> Path:
 
 
 def test_a_killed_run_pays_at_most_for_the_calls_in_flight_again(
-    paid: Paid, texts: Path, prefect_api: str, tmp_path: Path
+    paid: Paid,
+    texts: Path,
+    warm: Nursery,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     with fresh_server(latency_s=0.02) as own:
         config = paid_config(tmp_path, own)
         n_kills, killed = 0, tmp_path / "killed"
         for until in (40, 400):
-            process = start_child(prefect_api, texts, config, killed)
-            while own.counts()["n_calls"] < until and process.poll() is None:
+            child = start_child(warm, texts, config, killed)
+            while own.counts()["n_calls"] < until and not child.has_ended():
                 time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            n_kills += end_child(process)[0] == -signal.SIGKILL
+            child.kill()
+            n_kills += child.wait() == KILLED
         assert n_kills == 2
-        code, said = end_child(start_child(prefect_api, texts, config, killed))
-        assert code == 0, said
+        last = start_child(warm, texts, config, killed)
+        assert last.wait() == 0, last.said()
         counts = own.counts()
+    record_property("kills_through_prefect", n_kills)
+    record_property("extra_calls", counts["n_calls"] - counts["n_distinct"])
+    record_property("extra_calls_bound", n_kills * N_AT_ONCE)
     assert counts["n_distinct"] == paid.counts["n_distinct"]
     assert counts["n_calls"] <= counts["n_distinct"] + n_kills * N_AT_ONCE
     # Also in what each has cost, although three processes paid.
@@ -268,20 +258,20 @@ def test_a_killed_run_pays_at_most_for_the_calls_in_flight_again(
 
 
 def test_a_run_ends_at_its_budget_with_code_4_and_a_larger_one_finishes_it(
-    paid: Paid, texts: Path, prefect_api: str, tmp_path: Path
+    paid: Paid, texts: Path, warm: Nursery, tmp_path: Path
 ) -> None:
     spent = sum(paid.summary["judge"][tier]["cost_usd"] for tier in ("cheap", "expensive"))
     with fresh_server() as own:
         config = paid_config(tmp_path, own)
         folder = tmp_path / "capped"
         cap = f"budget.max_usd={spent / 2}"
-        code, said = end_child(start_child(prefect_api, texts, config, folder, cap))
-        assert code == 4, said
-        assert "raise budget.max_usd and run again" in said
+        child = start_child(warm, texts, config, folder, cap)
+        assert child.wait() == 4, child.said()
+        assert "raise budget.max_usd and run again" in child.said()
         n_before = own.counts()["n_calls"]
         assert 0 < n_before < paid.counts["n_calls"]
-        code, said = end_child(start_child(prefect_api, texts, config, folder))
-        assert code == 0, said
+        child = start_child(warm, texts, config, folder)
+        assert child.wait() == 0, child.said()
         assert own.counts()["n_calls"] == paid.counts["n_calls"]
     assert findings_of(folder) == findings_of(paid.folder)
 
@@ -290,25 +280,24 @@ def test_a_run_ends_at_its_budget_with_code_4_and_a_larger_one_finishes_it(
 
 
 def test_a_key_that_is_refused_ends_the_run_and_is_quoted_nowhere(
-    texts: Path, prefect_api: str, tmp_path: Path
+    texts: Path, warm: Nursery, tmp_path: Path
 ) -> None:
     with fresh_server(misbehaviour=Misbehaviour(("echo_key",) * 50)) as own:
         config = paid_config(tmp_path, own)
-        process = start_child(prefect_api, texts, config, tmp_path / "refused")
-        code, said = end_child(process)
-    assert code == 5, said
-    assert CANARY not in said
+        child = start_child(warm, texts, config, tmp_path / "refused")
+        assert child.wait() == 5, child.said()
+    assert CANARY not in child.said()
 
 
 def test_the_key_is_nowhere_on_disk(
-    paid: Paid, tmp_path: Path, record_property: Callable[[str, object], None]
+    paid: Paid, warm: Nursery, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_LOCAL_STORAGE_PATH
 
     database = Path(str(PREFECT_API_DATABASE_CONNECTION_URL.value()).partition("///")[2])
     assert database.is_file()
     # All runs of this file lie below one folder, with their caches.
-    roots = [tmp_path.parent, paid.folder.parent, PREFECT_LOCAL_STORAGE_PATH.value()]
+    roots = [tmp_path.parent, paid.folder.parent, warm.folder, PREFECT_LOCAL_STORAGE_PATH.value()]
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     assert any(path.name == "calls.sqlite" for path in files)
     files += database.parent.glob(f"{database.name}*")

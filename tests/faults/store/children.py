@@ -1,15 +1,13 @@
-"""Starts the worker, kills it, and looks at what it left."""
+"""Looks at what a worker of the store left behind when it was killed."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from tests.faults.nursery import KILLED, Nursery
 from tests.faults.store.worker import D_EMBED, KEYS, ROW_KEYS, ROWS
 from whatchanged.keys import file_digest
 from whatchanged.store import atomic
@@ -17,36 +15,19 @@ from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.runs import is_unfinished, load_run
 
-KILLED = -9
-ROOT = Path(__file__).parents[3]
+
+def run(workers: Nursery, folder: Path, fault: str = "") -> int:
+    """The exit status of a worker: 0, or -9 for a kill. Anything else fails with its own words."""
+    child = workers.start(str(folder), WHATCHANGED_FAULT=fault)
+    status = child.wait()
+    assert status in (0, KILLED), child.said()
+    return status
 
 
-def start(folder: Path, *more: str, fault: str = "") -> subprocess.Popen[bytes]:
-    """A worker that has begun its work."""
-    child = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.faults.store.worker", str(folder), *more],
-        env=os.environ | {"WHATCHANGED_FAULT": fault},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
-    return child
-
-
-def finish(child: subprocess.Popen[bytes]) -> int:
-    """The exit status: 0, or -9 for a kill. Anything else fails with the worker's own words."""
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode in (0, KILLED), errors.decode()
-    return child.returncode
-
-
-def seconds(folder: Path) -> float:
-    """How long an undisturbed worker works after "ready"."""
-    child = start(folder)
+def seconds(workers: Nursery, folder: Path) -> float:
+    """How long an undisturbed worker works."""
     begun = time.perf_counter()
-    assert finish(child) == 0
+    assert run(workers, folder) == 0
     return time.perf_counter() - begun
 
 

@@ -1,18 +1,24 @@
 """A small run that stores something through every door; resumable, the same at every start.
 
-`python worker.py FOLDER` does the whole of it below FOLDER and prints "ready" before it begins.
-`python worker.py FOLDER race` puts values of its own under keys that all racers share.
+`main(FOLDER)` does the whole of it below FOLDER. `main(FOLDER, "race", N_KEYS, N_TURNS, BEGIN_AT)`
+puts values of its own under keys that all racers share, "race-objects" as artifacts only.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from whatchanged.keys import content_key
+# Imported here, because a nursery's children import nothing.
+import pyarrow.parquet  # noqa: F401
+import safetensors.numpy  # noqa: F401
+
+from whatchanged.keys import bytes_digest, content_key
 from whatchanged.store.artifacts import ArtifactStore
 from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.runs import RunFolder
@@ -23,6 +29,7 @@ KEYS = [content_key("artifact", i) for i in range(4)]
 ROW_KEYS = [content_key("row", i) for i in range(N_ROWS)]
 ROWS = np.random.default_rng(0).standard_normal((N_ROWS, D_EMBED)).astype(np.float32)
 PAYLOAD = list(range(3000))
+SLOT_S = 0.003
 
 
 def work(folder: Path) -> None:
@@ -43,34 +50,37 @@ def work(folder: Path) -> None:
     run.write_json("summary", {"stop_reason": "done"})
     run.write_json("findings", [{"id": "h1"}])
     run.write_bytes("figures/a.svg", b"<svg/>" * 2000)
-    run.finish({"decode": KEYS[0]}, {"whatchanged": "test"}, now=_epoch())
+    run.finish({"decode": KEYS[0]}, {"whatchanged": "test"}, now=datetime.fromtimestamp(0, UTC))
 
 
-def race(folder: Path) -> None:
+def race(folder: Path, n_keys: int, n_turns: int, begin_at: float, *, with_rows: bool) -> None:
+    """Comes to each key when all racers do, `begin_at` being the time of `time.monotonic` of the
+    first. Prints, as JSON, the digest of what this racer read first under each key, how often it
+    read, how many reads differed from the first of their key, and what it found damaged."""
     store, cache = ArtifactStore(folder), EmbeddingCache(folder, map_bytes=256 * 1024)
     mine = os.getpid()
-    seen: dict[str, object] = {}
-    keys = [content_key("race", i) for i in range(60)]
-    draw = np.random.default_rng(mine)
-    for turn in range(3):
-        for key in draw.permutation(keys):
-            store.put_json(str(key), {"writer": mine, "turn": turn})
-            value = store.get_json(str(key))
-            assert seen.setdefault(str(key), value) == value, "a published value changed"
-            rows = np.full((1, D_EMBED), mine, np.float32)
-            cache.put_many("model", [str(key)], rows)
-            known, stored = cache.get_many("model", [str(key)], D_EMBED)
-            assert known.all(), "a row that was put is not there"
-            assert seen.setdefault("row " + str(key), stored[0, 0]) == stored[0, 0]
-    assert store.n_damaged == cache.n_damaged == 0
+    seen: dict[str, str] = {}
+    first_rows: dict[str, bytes] = {}
+    n_reads = n_changed = 0
+    for turn in range(n_turns):
+        for number, key in enumerate(content_key("race", i) for i in range(n_keys)):
+            time.sleep(max(0.0, begin_at + SLOT_S * number - time.monotonic()))
+            store.put_json(key, {"writer": mine, "turn": turn})
+            read = bytes_digest(store.path(key).read_bytes())
+            n_reads += 1
+            n_changed += seen.setdefault(key, read) != read
+            if with_rows:
+                cache.put_many("model", [key], np.full((1, D_EMBED), mine, np.float32))
+                known, rows = cache.get_many("model", [key], D_EMBED)
+                n_reads += 1
+                n_changed += not known[0] or first_rows.setdefault(key, bytes(rows)) != bytes(rows)
+    found = {"reads": n_reads, "changed": n_changed, "damaged": store.n_damaged + cache.n_damaged}
+    print(json.dumps({**found, "seen": seen}))
 
 
-def _epoch():
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(0, UTC)
-
-
-if __name__ == "__main__":
-    print("ready", flush=True)
-    (race if sys.argv[2:] == ["race"] else work)(Path(sys.argv[1]))
+def main(folder: str, what: str = "work", *words: str) -> None:
+    if what == "work":
+        work(Path(folder))
+    else:
+        n_keys, n_turns, begin_at = words
+        race(Path(folder), int(n_keys), int(n_turns), float(begin_at), with_rows=what == "race")

@@ -33,10 +33,12 @@ from whatchanged.models.steering import check_fits, identify_steering, read_stee
 from whatchanged.models.weights import resolve_adapter, resolve_model
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from whatchanged.models.call_ledger import CallLedger
     from whatchanged.models.rubric import Asking
     from whatchanged.models.scoring import PairScorer
-    from whatchanged.models.transformers_decoder import TransformersDecoder
+    from whatchanged.models.transformers_decoder import LoadedModel, TransformersDecoder
     from whatchanged.models.vllm_decoder import VllmDecoder, VllmEngine
 
 # Two threads that ask for the same model must not load it twice.
@@ -311,28 +313,38 @@ def _engine(name: str, revision: str | None, dtype: str, own: VllmConfig) -> Vll
     return start_engine(name, revision, dtype, own)
 
 
-@lru_cache(maxsize=2)
 def _transformers(
     model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str
 ) -> TransformersDecoder:
-    from whatchanged.models import transformers_decoder
+    from whatchanged.models.transformers_decoder import open_decoder
 
-    decoder = transformers_decoder.load_decoder(model, decode, device, prompt_format)
+    loaded, decoders = _model(model, device)
+    key = (decode, prompt_format)
+    if key not in decoders:
+        decoders[key] = open_decoder(loaded, model.system_prompt, decode, prompt_format)
+    return decoders[key]
+
+
+@lru_cache(maxsize=2)
+def _model(
+    model: ModelConfig, device: str
+) -> tuple[LoadedModel, dict[Hashable, TransformersDecoder]]:
+    """A model with what is done to it done, and the decoders that share it: the screen and the
+    texts have one each."""
+    from whatchanged.models.transformers_decoder import load_model
+
+    loaded = load_model(model, device)
     if model.adapter is not None:
         from whatchanged.models.adapters import merge_adapter
 
-        decoder.model = merge_adapter(decoder.model, resolve_adapter(model.adapter))
+        loaded.network = merge_adapter(loaded.network, resolve_adapter(model.adapter))
     if model.quantization is not None:
         from whatchanged.models.quantization import quantize
 
-        decoder.model = quantize(decoder.model, model.quantization)
+        loaded.network = quantize(loaded.network, model.quantization)
     if model.steering is not None:
-        decoder.model = steer(decoder.model, read_steering(_path(model.steering)))
-    if decode.batching == "continuous":
-        from whatchanged.models.continuous_batching import batcher_for
-
-        decoder.batcher = batcher_for(decoder.model, decode, decoder.eos_ids)
-    return decoder
+        loaded.network = steer(loaded.network, read_steering(_path(model.steering)))
+    return loaded, {}
 
 
 @lru_cache(maxsize=1)

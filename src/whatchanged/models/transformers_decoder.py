@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import InputError
 from whatchanged.models.completions import end_ids, failed, write_completions
-from whatchanged.models.continuous_batching import ContinuousBatcher
+from whatchanged.models.continuous_batching import ContinuousBatcher, batcher_for
 from whatchanged.models.decoding_state import prefill
 from whatchanged.models.device import (
     batch_bytes,
@@ -206,14 +206,21 @@ class TransformersDecoder:
         return tokens, is_broken
 
 
-def load_decoder(
-    model: ModelConfig, decode: DecodeConfig, device: str, prompt_format: PromptFormat
-) -> TransformersDecoder:
-    """The decoder that a config describes, its weights in memory.
+@dataclass
+class LoadedModel:
+    """A model in memory with its tokenizer, and the lock of all that run it."""
+
+    network: Any
+    tokenizer: Any
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+
+def load_model(model: ModelConfig, device: str) -> LoadedModel:
+    """The weights that a config names, on the device, with nothing done to them yet.
 
     `dtype: auto` is float32 on a CPU, where 16-bit arithmetic is slow, and the checkpoint's own
-    on a GPU. Raises what `resolve_model`, `choose_device` and `prompt_encoder` raise, and
-    InputError for a folder that transformers cannot load.
+    on a GPU. Raises what `resolve_model` and `choose_device` raise, and InputError for a folder
+    that transformers cannot load.
     """
     resolved = resolve_model(model.model, model.revision)
     target = choose_device(device)
@@ -221,26 +228,47 @@ def load_decoder(
     if dtype == "auto" and target.type == "cpu":
         dtype = "float32"
     network, tokenizer = _load(resolved, model.model, dtype)
-    network = network.to(target).eval()
+    return LoadedModel(network.to(target).eval(), tokenizer)
+
+
+def open_decoder(
+    loaded: LoadedModel,
+    system_prompt: str | None,
+    decode: DecodeConfig,
+    prompt_format: PromptFormat,
+) -> TransformersDecoder:
+    """A decoder of a model in memory; any number may share it. Raises what `prompt_encoder`
+    raises."""
+    network, tokenizer = loaded.network, loaded.tokenizer
     text_config = network.config.get_text_config(decoder=True)
     context = getattr(text_config, "max_position_embeddings", None)
     encoder = prompt_encoder(
         tokenizer,
         prompt_format,
-        model.system_prompt,
+        system_prompt,
         max_tokens=None if context is None else context - decode.max_new_tokens,
         n_vocab=network.get_input_embeddings().weight.shape[0],
     )
-    limit = batch_limit(text_config, network.dtype.itemsize, target, decode.batch_size)
+    eos_ids = end_ids(getattr(network, "generation_config", None), network.config, tokenizer)
     return TransformersDecoder(
         network,
         tokenizer,
         encoder,
         decode,
-        limit,
-        end_ids(getattr(network, "generation_config", None), network.config, tokenizer),
+        batch_limit(text_config, network.dtype.itemsize, network.device, decode.batch_size),
+        eos_ids,
         decoded_by=_describe_engine(network),
+        batcher=batcher_for(network, decode, eos_ids) if decode.batching == "continuous" else None,
+        _lock=loaded.lock,
     )
+
+
+def load_decoder(
+    model: ModelConfig, decode: DecodeConfig, device: str, prompt_format: PromptFormat
+) -> TransformersDecoder:
+    """A decoder of the weights that a config names, with nothing done to them. Raises what
+    `load_model` and `open_decoder` raise."""
+    return open_decoder(load_model(model, device), model.system_prompt, decode, prompt_format)
 
 
 def _load(resolved: ResolvedModel, name: str, dtype: str) -> tuple[Any, Any]:

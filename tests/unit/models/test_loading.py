@@ -13,6 +13,7 @@ from whatchanged.models.loading import (
     describe_judge,
     load_decoder,
 )
+from whatchanged.models.transformers_decoder import TransformersDecoder
 from whatchanged.run_config import RunConfig
 
 
@@ -77,6 +78,18 @@ def test_a_model_is_loaded_once(causal_folder: Path) -> None:
     device = RunConfig().device
     first = load_decoder(model, decode, "auto", device)
     assert load_decoder(model, decode, "auto", device) is first
+
+
+def test_texts_of_any_length_share_one_model_in_memory(causal_folder: Path) -> None:
+    model = ModelConfig(model=str(causal_folder))
+    short, long = (
+        load_decoder(model, DecodeConfig(max_new_tokens=n), "auto", "cpu") for n in (4, 8)
+    )
+    assert isinstance(short, TransformersDecoder)
+    assert isinstance(long, TransformersDecoder)
+    assert short.model is long.model
+    assert short._lock is long._lock
+    assert (short.config.max_new_tokens, long.config.max_new_tokens) == (4, 8)
 
 
 def test_a_gpu_is_told_by_what_is_asked_for_and_by_its_driver(

@@ -19,8 +19,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.caching import CACHED, RETRIED, Manifest, part_key, recall, remember, start
 from tasks.collection import (
     STAGE,
-    Chunk,
     Collection,
+    TextChunk,
     load_blocks,
     load_firings,
     load_modules,
@@ -142,7 +142,7 @@ def _survey(key: str, collection: Collection) -> Manifest:
 
 
 @task(name="measure components", **CACHED, **RETRIED)
-def _measure(key: str, chunk: Chunk) -> Manifest:
+def _measure(key: str, chunk: TextChunk) -> Manifest:
     def measure(texts: pd.DataFrame) -> passes.Arrays:
         reader = load_reader(chunk.config)
         return passes.measure_chunk(
@@ -168,7 +168,7 @@ def _choose(key: str, measured: list[Manifest], collection: Collection) -> Manif
 
 
 @task(name="read components", **CACHED, **RETRIED)
-def _read(key: str, chunk: Chunk, chosen: Manifest) -> Manifest:
+def _read(key: str, chunk: TextChunk, chosen: Manifest) -> Manifest:
     def read(texts: pd.DataFrame) -> passes.Arrays:
         table, thresholds = load_table(chunk, chosen)
         batches = load_reader(chunk.config).read(list(texts["prompt"]), list(texts["token_ids"]))
@@ -303,7 +303,9 @@ def _write_tables(
     }
 
 
-def _on_chunk(key: str, chunk: Chunk, work: Callable[[pd.DataFrame], passes.Arrays]) -> Manifest:
+def _on_chunk(
+    key: str, chunk: TextChunk, work: Callable[[pd.DataFrame], passes.Arrays]
+) -> Manifest:
     if known := recall(chunk.store, key):
         return known
     started = time.perf_counter()

@@ -51,7 +51,7 @@ class Read(Protocol):
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TextChunk:
     """A chunk of the texts, and all that a worker needs to read it: the run folder is not."""
 
     texts: pd.DataFrame
@@ -102,11 +102,11 @@ class Collection:
         return choose_clusters(self.run.clusters, N_CLUSTERS)
 
     @cached_property
-    def chunks(self) -> list[Chunk]:
+    def chunks(self) -> list[TextChunk]:
         """They in pieces of fixed size."""
         size = self.config.activations.chunk_texts
         return [
-            Chunk(
+            TextChunk(
                 self.texts[at : at + size], self.choosing_prompts, self.config, self.root,
                 self.survey_key,
             )

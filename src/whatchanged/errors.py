@@ -74,3 +74,8 @@ class ArtifactDamagedError(ArtifactError):
 
 class TransientError(WhatchangedError):
     """Something outside failed and may work when tried again."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library said, cut to its first line; empty where it said nothing."""
+    return (str(error).splitlines() or [""])[0]

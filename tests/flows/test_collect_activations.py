@@ -527,7 +527,7 @@ def test_two_models_that_write_alike_are_told_apart_by_no_component(
     monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
     config, run = tmp_path / "null.yaml", tmp_path / "run"
     config.write_text(SMALL.replace("demo:intervention", "demo:null_intervention"))
-    overrides = ["validate.null_control=false", SOURCES, "activations.max_texts=600"]
+    overrides = ["validate.null_control=false", SOURCES, "activations.max_texts=1200"]
     audit(config=str(config), overrides=overrides, run_dir=str(run))
     selective = whatchanged.load(run).read_table("activations/selective")
     sides = selective[selective["contrast"] == "sides"]

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from whatchanged.errors import InputError, MissingDependencyError
+from whatchanged.errors import InputError, MissingDependencyError, first_line
 from whatchanged.models.weights import ResolvedModel
 
 
@@ -63,10 +63,10 @@ def _read_config(folder: Path) -> Any:
     try:
         return PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise InputError(
             f"adapter {folder}: expected an adapter_config.json that peft reads, found another "
-            f"({type(error).__name__}: {first_line}): save the adapter again with peft"
+            f"({type(error).__name__}: {said}): save the adapter again with peft"
         ) from error
 
 

@@ -6,7 +6,7 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whatchanged.errors import ConfigError
+from whatchanged.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,10 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0]
+        said = first_line(error)
         raise ConfigError(
             f"run.device: expected auto, cpu or a device of this machine such as cuda:0, "
-            f"found {device!r} ({first_line}): use auto"
+            f"found {device!r} ({said}): use auto"
         ) from None
     return chosen
 

@@ -10,6 +10,7 @@ from whatchanged.errors import (
     TransientError,
     UsageError,
     WhatchangedError,
+    first_line,
 )
 
 _KIND = "dataset"
@@ -52,18 +53,18 @@ def push_files(repo: str, files: Mapping[str, bytes], *, is_public: bool, messag
 def _failure(repo: str, error: Exception) -> WhatchangedError:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-    first_line = (str(error).splitlines() or [""])[0]
+    said = first_line(error)
     if isinstance(error, HFValidationError):
-        return UsageError(f"expected --repo owner/name, found {repo!r}: {first_line}")
+        return UsageError(f"expected --repo owner/name, found {repo!r}: {said}")
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
         return MissingDependencyError(
-            f"expected a token that may write to {repo}, found {first_line}: set HF_TOKEN, or log "
+            f"expected a token that may write to {repo}, found {said}: set HF_TOKEN, or log "
             "in with `hf auth login`"
         )
     if status is not None and 400 <= status < 500:
-        return UsageError(f"the hub refused to take {repo}: {first_line}")
+        return UsageError(f"the hub refused to take {repo}: {said}")
     return TransientError(
-        f"expected the hub to take {repo}, found {type(error).__name__}: {first_line}; nothing of "
+        f"expected the hub to take {repo}, found {type(error).__name__}: {said}; nothing of "
         "the run is changed, so push again"
     )

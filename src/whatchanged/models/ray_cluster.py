@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from whatchanged.errors import ConfigError, MissingDependencyError
+from whatchanged.errors import ConfigError, MissingDependencyError, first_line
 
 _PATIENCE_S = 5.0
 # A worker that dies is replaced, and its chunk computed again, at most so often.
@@ -102,9 +102,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _no_answer(address: str, error: BaseException) -> MissingDependencyError:
-    first_line = (str(error).splitlines() or [""])[0]
+    said = first_line(error)
     return MissingDependencyError(
         f"run.ray_address: expected a Ray cluster at {address}, found none that answers "
-        f"({type(error).__name__}: {first_line}): start it with `ray start --head`, or correct the "
+        f"({type(error).__name__}: {said}): start it with `ray start --head`, or correct the "
         "address"
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whatchanged.errors import InputError, MissingDependencyError
+from whatchanged.errors import InputError, MissingDependencyError, first_line
 from whatchanged.models.saes import ARCHITECTURES, NORMALIZATIONS, Sae, SaeSettings
 
 if TYPE_CHECKING:
@@ -191,10 +191,10 @@ def _load_with_saelens(release: str, sae_id: str, name: str, overrides: Mapping[
     except Exception as error:
         # The hub's client raises many unrelated types; for the user they all mean the same.
         repository, folder = directory.get_repo_id_and_folder_name(release, sae_id)
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise MissingDependencyError(
             f"expected SAE {sae_id!r} of {release!r} in the hub's cache or on the hub, found "
-            f"neither ({type(error).__name__}: {first_line}): where there is a network, run "
+            f"neither ({type(error).__name__}: {said}): where there is a network, run "
             f"{_download(repository, folder)}"
         ) from error
     settings = read_settings({**loaded.cfg.to_dict(), **overrides}, f"SAE {name!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.demo.saes import demo_sae_path
-from whatchanged.errors import InputError, UsageError
+from whatchanged.errors import InputError, UsageError, first_line
 from whatchanged.models.loading import check_side, describe_decoder, load_decoder
 from whatchanged.models.sae_effects import recovered_losses
 from whatchanged.models.sae_features import Extraction, Pooling, extract_features
@@ -79,10 +79,10 @@ def check_fit(model: ModelConfig, saes: Sequence[Sae], texts: Sequence[str]) -> 
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise InputError(
             f"expected a causal language model of transformers at {model.model}, found one that "
-            f"cannot be built ({type(error).__name__}: {first_line}): check the folder or the id"
+            f"cannot be built ({type(error).__name__}: {said}): check the folder or the id"
         ) from None
     find_places(skeleton, saes)
     read_texts(tokenizer, saes, texts)

@@ -1,8 +1,10 @@
 """Embed texts with any sentence-transformers model, fast on a CPU too.
 
-Its own batching instead of `SentenceTransformer.encode`: texts are sorted by their length in tokens
-over the whole list (not in characters, and not within a batch), and a batch holds a fixed number of
-tokens. The model's own modules do the rest, whatever they are.
+Its own batching instead of `SentenceTransformer.encode`: a batch holds texts of about one length in
+tokens, and always has the same shape for that length, filled up with padding and with repeated
+texts. Matrix products of one shape round alike, so a vector depends on its text alone, and not on
+which others are embedded beside it or were in a cache (to the last bit on the CPUs where it was
+tried; design/0004-caching.md). The model's own modules do the rest, whatever they are.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.config import EmbedConfig
-from whatchanged.errors import InputError, WhatchangedError
+from whatchanged.errors import InputError, WhatchangedError, first_line
 from whatchanged.models.device import (
     choose_device,
     has_native_bfloat16,
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 
 # Part of the identity: raise it with any change that alters a vector.
-_SCHEME_VERSION = 1
-# A CPU's caches hold this much of a small encoder; a GPU wants to be filled.
-_TOKENS_PER_BATCH = {"cpu": 1536, "cuda": 32_768}
+_SCHEME_VERSION = 2
+# A GPU wants to be filled. On a CPU more is no faster, and each width's last batch is filled up.
+_TOKENS_PER_BATCH = {"cpu": 512, "cuda": 16_384}
 # Where the tokenizer cannot be asked: characters per token of common languages.
 _CHARACTERS_PER_TOKEN = 4
 
@@ -76,14 +78,17 @@ class SentenceTransformersEmbedder:
         embeddings = np.empty((len(texts), self.d_embed), dtype=np.float32)
         if not texts:
             return embeddings
-        lengths = self._count_tokens(texts)
-        # Longest first: a batch that does not fit shows itself at the start.
-        order = np.argsort(-lengths, kind="stable")
+        widths = self._widths(texts)
+        # Widest first: a batch that does not fit shows itself at the start.
+        order = np.argsort(-widths, kind="stable")
         start = 0
         while start < len(order):
-            batch = order[start : start + self._n_rows(int(lengths[order[start]]))]
-            rows = self._try_batch([texts[place] for place in batch])
-            if rows is None and len(batch) == 1:
+            width = int(widths[order[start]])
+            n_rows = self._n_rows(width)
+            batch = order[start : start + n_rows]
+            batch = batch[widths[batch] == width]
+            rows = self._try_batch([texts[place] for place in batch], width, n_rows)
+            if rows is None and n_rows == 1:
                 raise WhatchangedError(
                     f"out of memory while embedding one text alone, {_shown(texts[batch[0]])}: "
                     f"use a smaller embed.model or another run.device"
@@ -93,30 +98,32 @@ class SentenceTransformersEmbedder:
             embeddings[batch] = rows
             start += len(batch)
         for place in _unusable(embeddings):
-            embeddings[place] = self._embed_alone(texts[place])
+            embeddings[place] = self._embed_alone(texts[place], int(widths[place]))
         return embeddings
 
-    def _n_rows(self, n_tokens: int) -> int:
+    def _n_rows(self, width: int) -> int:
         n_rows = self.batch_size
         if n_rows is None:
-            per_batch = _TOKENS_PER_BATCH.get(self.model.device.type, 1536)
-            n_rows = max(1, per_batch // max(1, n_tokens))
+            per_batch = _TOKENS_PER_BATCH.get(self.model.device.type, _TOKENS_PER_BATCH["cpu"])
+            n_rows = max(1, per_batch // width)
         return n_rows if self._max_rows is None else min(n_rows, self._max_rows)
 
-    def _try_batch(self, texts: list[str]) -> NDArray[np.float32] | None:
-        """The rows of one batch, or None where it did not fit into memory."""
+    def _try_batch(self, texts: list[str], width: int, n_rows: int) -> NDArray[np.float32] | None:
+        """The rows of one batch of at most `n_rows` texts, filled up to them, or None where it did
+        not fit into memory."""
+        filled = texts + [texts[-1]] * (n_rows - len(texts))
         try:
-            return self._forward(texts, self.precision)
+            return self._forward(filled, width, self.precision)[: len(texts)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         self.n_out_of_memory += 1
-        self._max_rows = max(1, len(texts) // 2)
+        self._max_rows = max(1, n_rows // 2)
         release_memory()
         return None
 
-    def _embed_alone(self, text: str) -> NDArray[np.float32]:
-        row = self._forward([text], "float32")
+    def _embed_alone(self, text: str, width: int) -> NDArray[np.float32]:
+        row = self._forward([text], width, "float32")
         if len(_unusable(row)):
             raise WhatchangedError(
                 f"expected a finite vector, found NaN, infinity or zero for {_shown(text)}, alone "
@@ -124,12 +131,14 @@ class SentenceTransformersEmbedder:
             )
         return np.asarray(row[0], dtype=np.float32)
 
-    def _forward(self, texts: list[str], precision: Precision) -> NDArray[np.float32]:
+    def _forward(self, texts: list[str], width: int, precision: Precision) -> NDArray[np.float32]:
         """Rows `(n_texts, d_embed)` of unit length, or whatever the model gave that has none."""
         import torch
 
         with torch.inference_mode(), _autocast(self.model.device, precision):
-            features = self.model.preprocess(texts, prompt=_default_prompt(self.model))
+            features = self.model.preprocess(
+                texts, prompt=_default_prompt(self.model), **_padded_to(self.model, width)
+            )
             on_device = {
                 name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
                 for name, value in features.items()
@@ -138,24 +147,41 @@ class SentenceTransformersEmbedder:
         rows = torch.nn.functional.normalize(rows.float(), dim=1)
         return np.asarray(rows.cpu().numpy(), dtype=np.float32)
 
-    def _count_tokens(self, texts: list[str]) -> NDArray[np.int64]:
-        """Tokens per text that the model will read; counts the texts that it reads in part."""
+    def _widths(self, texts: list[str]) -> NDArray[np.int64]:
+        """To how many tokens each text is padded; counts the texts that are read in part."""
         limit = self.model.max_seq_length
         lengths = np.fromiter(_token_lengths(self.model, texts), dtype=np.int64, count=len(texts))
         if limit is None:
-            return lengths
+            return _widen(lengths)
         self.n_truncated += int((lengths > limit).sum())
-        return np.minimum(lengths, np.int64(limit))
+        return np.minimum(_widen(lengths), np.int64(limit))
+
+
+def _widen(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Lengths in tokens `(n_texts,)`, rounded up to one of few widths, at most a quarter apart."""
+    _, exponents = np.frexp(np.maximum(lengths, 1) - 1)
+    steps = 2 ** np.maximum(exponents - 3, 2)
+    return np.asarray(np.maximum(-(-lengths // steps), 1) * steps, dtype=np.int64)
+
+
+def _padded_to(model: Any, width: int) -> dict[str, Any]:
+    """What makes a model's tokenizer pad to one width; nothing for one that knows no padding."""
+    if not _has_transformers_tokenizer(model):
+        return {}
+    return {"processing_kwargs": {"text": {"padding": "max_length", "max_length": width}}}
+
+
+def _has_transformers_tokenizer(model: Any) -> bool:
+    from transformers import PreTrainedTokenizerBase
+
+    return isinstance(model.tokenizer, PreTrainedTokenizerBase)
 
 
 def _token_lengths(model: Any, texts: list[str]) -> Iterator[int]:
-    from transformers import PreTrainedTokenizerBase
-
-    tokenizer = model.tokenizer
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if not _has_transformers_tokenizer(model):
         return (1 + len(text) // _CHARACTERS_PER_TOKEN for text in texts)
     prompt = _default_prompt(model) or ""
-    encoded = tokenizer(
+    encoded = model.tokenizer(
         [prompt + text for text in texts],
         truncation=False,
         padding=False,
@@ -229,10 +255,10 @@ def _load(resolved: ResolvedModel, name: str, device: str) -> Any:
                 model_kwargs={"use_safetensors": True},
             )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise InputError(
             f"expected a sentence encoder in {name!r}, and sentence-transformers could not load "
-            f"it ({type(error).__name__}: {first_line}): check its files"
+            f"it ({type(error).__name__}: {said}): check its files"
         ) from error
     return model.float().eval()
 

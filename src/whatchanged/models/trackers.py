@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from whatchanged.errors import MissingDependencyError
+from whatchanged.errors import MissingDependencyError, first_line
 from whatchanged.tracking import TrackedRun
 from whatchanged.tracking_config import TrackingConfig
 
@@ -121,5 +121,5 @@ def _missing(package: str) -> MissingDependencyError:
 
 def describe_failure(error: BaseException) -> str:
     """A tracker's failure in one line; its message may be long."""
-    first_line = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first_line}"[:300]
+    said = first_line(error)
+    return f"{type(error).__name__}: {said}"[:300]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from whatchanged.config import DecodeConfig, ModelConfig
-from whatchanged.errors import InputError
+from whatchanged.errors import InputError, first_line
 from whatchanged.models.completions import end_ids, failed, write_completions
 from whatchanged.models.continuous_batching import ContinuousBatcher, batcher_for
 from whatchanged.models.decoding_state import prefill
@@ -281,10 +281,10 @@ def _load(resolved: ResolvedModel, name: str, dtype: str) -> tuple[Any, Any]:
                 resolved.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise InputError(
             f"expected a causal language model with its tokenizer in {name!r}, and transformers "
-            f"could not load it ({type(error).__name__}: {first_line}): check its files"
+            f"could not load it ({type(error).__name__}: {said}): check its files"
         ) from error
     return network, tokenizer
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from whatchanged.config import DecodeConfig
-from whatchanged.errors import InputError, MissingDependencyError
+from whatchanged.errors import InputError, MissingDependencyError, first_line
 from whatchanged.model_config import VllmConfig
 from whatchanged.models.completions import end_ids, failed, write_completions
 from whatchanged.models.device import choose_device, name_device
@@ -163,9 +163,9 @@ def start_engine(name: str, revision: str | None, dtype: str, own: VllmConfig) -
             logprobs_mode="raw_logprobs",
         )
     except Exception as error:  # of many types, from configuration, weights and the device alike
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise InputError(
-            f"expected vLLM to start with {name!r}, found {type(error).__name__}: {first_line}: "
+            f"expected vLLM to start with {name!r}, found {type(error).__name__}: {said}: "
             "check the model and decode.vllm"
         ) from error
     hf_config = llm.llm_engine.model_config.hf_config

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from whatchanged.errors import ConfigError, InputError, MissingDependencyError
+from whatchanged.errors import ConfigError, InputError, MissingDependencyError, first_line
 from whatchanged.keys import content_key, file_digest
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -254,10 +254,10 @@ def _download(name: str, revision: str | None, other_way: str = "") -> Path:
     except Exception as error:
         # The hub's client raises many unrelated types (its own, httpx's, OSError); for the user
         # they all mean that the weights are not here.
-        first_line = (str(error).splitlines() or [""])[0]
+        said = first_line(error)
         raise MissingDependencyError(
             f"expected the weights of {_wanted(name, revision)} in the hub's cache or on the hub, "
-            f"found neither ({type(error).__name__}: {first_line}): download them where there is "
+            f"found neither ({type(error).__name__}: {said}): download them where there is "
             f"a network, give a folder instead, log in if the model is gated{other_way}"
         ) from error
 

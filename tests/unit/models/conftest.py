@@ -5,8 +5,8 @@ import pytest
 from tests.unit.models.tiny_models import CHAT_TEMPLATE, save_causal_model
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _few_threads(_threads_are_set_back: None) -> None:
     import torch
 
     torch.set_num_threads(2)

@@ -124,9 +124,17 @@ def test_truncated_texts_are_counted(tiny: SentenceTransformersEmbedder) -> None
     assert tiny.n_truncated == 4
 
 
-def test_memory_that_runs_out_halves_the_batch_for_good(
-    tiny: SentenceTransformersEmbedder,
-) -> None:
+def test_a_vector_depends_on_its_text_alone(minilm: SentenceTransformersEmbedder) -> None:
+    words = " ".join(TEXTS).split()
+    texts = [" ".join(words[i : i + 1 + i % 23]) for i in range(len(words))]
+    rows = minilm.embed(texts)
+    order = np.random.default_rng(0).permutation(len(texts))
+    for some in (order, order[:9], order[:1]):
+        assert np.array_equal(minilm.embed([texts[i] for i in some]), rows[some])
+
+
+def test_memory_that_runs_out_halves_the_batch_for_good(encoder_folder: Path) -> None:
+    tiny = load(encoder_folder, batch_size=40)
     texts = [f"boat {i}" for i in range(40)]
     expected = tiny.embed(texts)
     refuse_above(tiny, 6)
@@ -166,11 +174,13 @@ def poison(embedder: SentenceTransformersEmbedder, value: float, *, above: int) 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 def test_a_row_that_is_not_finite_is_computed_again_alone(
-    tiny: SentenceTransformersEmbedder, value: float
+    encoder_folder: Path, value: float
 ) -> None:
-    expected = tiny.embed(TEXTS)
+    tiny = load(encoder_folder, batch_size=7)
+    texts = [f"boat {i}" for i in range(7)]
+    expected = tiny.embed(texts)
     sizes = poison(tiny, value, above=1)
-    assert np.allclose(tiny.embed(TEXTS), expected, atol=1e-6)
+    assert np.allclose(tiny.embed(texts), expected, atol=1e-6)
     assert sizes == [7, 1]
 
 
@@ -196,12 +206,22 @@ def test_a_batch_holds_so_many_tokens_or_so_many_texts(
     encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sentence_transformers_embedder._TOKENS_PER_BATCH, "cpu", 16)
-    for options, expected in (({}, {1, 2, 3}), ({"batch_size": 4}, {3, 4})):
-        embedder = load(encoder_folder, **options)
-        sizes = poison(embedder, 0.0, above=10**6)
-        embedder.embed(TEXTS)
-        assert sum(sizes) == 7
-        assert set(sizes) <= expected
+    by_tokens, by_texts = (
+        shapes(load(encoder_folder, **options)) for options in ({}, {"batch_size": 4})
+    )
+    assert all(n_rows == max(1, 16 // width) for n_rows, width in by_tokens)
+    assert {n_rows for n_rows, _ in by_tokens} == {1, 4}
+    assert {n_rows for n_rows, _ in by_texts} == {4}
+
+
+def shapes(embedder: SentenceTransformersEmbedder) -> list[tuple[int, int]]:
+    """Rows and tokens of each batch of TEXTS."""
+    found: list[tuple[int, int]] = []
+    embedder.model.register_forward_pre_hook(
+        lambda module, inputs: found.append(tuple(inputs[0]["input_ids"].shape))
+    )
+    embedder.embed(TEXTS)
+    return found
 
 
 def test_an_identity_names_all_that_changes_a_vector(encoder_folder: Path, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class Sae:
         if self.settings.architecture == "gated":
             sizes = entering @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]
             return sizes, ~((sizes <= 0) | (entering @ w["W_enc"] + w["b_gate"] <= 0))
-        sizes = entering @ w["W_enc"] + w["b_enc"]
+        sizes = self._encoded(entering)
         is_jumping = self.settings.architecture == "jumprelu"
         return sizes, ~(sizes <= (w["threshold"].clamp(min=0) if is_jumping else 0))
 
@@ -170,12 +170,26 @@ class Sae:
         """The k largest of each row, none below 0, and which features they are: `(..., k)`."""
         import torch
 
-        before = entering @ self.weights["W_enc"] + self.weights["b_enc"]
-        if self.settings.rescales_by_decoder_norm:
-            before = before * self.weights["W_dec"].norm(dim=-1)
         assert self.settings.k is not None, "checked when the SAE was made"
-        values, features = torch.topk(before, self.settings.k, dim=-1, sorted=False)
+        values, features = torch.topk(
+            self._encoded(entering), self.settings.k, dim=-1, sorted=False
+        )
         return torch.relu(values), features
+
+    def _encoded(self, entering: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        # One pass over memory for product and bias.
+        return torch.nn.functional.linear(entering, *self._encoder)
+
+    @cached_property
+    def _encoder(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's weight `(d_sae, d_in)` and bias, scaled where the features are."""
+        weight, bias = self.weights["W_enc"].T, self.weights["b_enc"]
+        if self.settings.rescales_by_decoder_norm:
+            norms = self.weights["W_dec"].norm(dim=-1)
+            weight, bias = weight * norms[:, None], bias * norms
+        return weight, bias
 
     def decode(self, features: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """The activations `(..., d_in)` that the features stand for, float32.

@@ -109,6 +109,9 @@ def test_from_the_matrix_to_a_token_and_its_activation_by_keyboard(
     watched = open_page()
     page = watched.page
     watched.go(plain)
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.dataset.focus") == "filter"
+    page.keyboard.press("Escape")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_selector(".token.fire")

@@ -41,12 +41,20 @@ function press(key: string, act: { help: () => void; say: (what: string) => void
   }
   if (key === "g") afterG = performance.now();
   else if (key === "?") act.help();
-  else if (key === "/") location.hash = location.hash.startsWith("#/texts") ? location.hash : "#/texts";
+  else if (key === "/") return search();
   else if (key === "j" || key === "k") return moveRow(key === "j" ? 1 : -1);
   else if (key === "y") void copyLink(act.say);
   else if (key === "f") return focus('[data-focus="filter"]');
   else return click("main [data-key]", "key", key);
-  if (key === "/") setTimeout(() => focus('[data-focus="search"]'), 50);
+  return true;
+}
+
+/** To the search of all texts; on a page that has none, to the filter of its list. */
+function search(): boolean {
+  const link = document.querySelector('header [href="#/texts"]');
+  if (!link) return focus('[data-focus="filter"]');
+  if (!location.hash.startsWith("#/texts")) location.hash = "#/texts";
+  setTimeout(() => focus('[data-focus="search"]'), 50);
   return true;
 }
 

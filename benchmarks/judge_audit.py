@@ -26,8 +26,9 @@ class Settings:
 
     borderline: tuple[float, float] = (0.4, 0.6)
     audit_share: float = 0.03
-    waves: tuple[float, ...] = (0.03, 0.06, 0.15, 0.3)
-    spent: tuple[float, ...] = (0.6, 0.75, 0.9, 1.0)
+    waves: tuple[float, ...] = (0.015, 0.03, 0.06, 0.15, 0.4)
+    borderline_waves: tuple[float, ...] = (0.3, 0.6, 1.0, 1.0, 1.0)
+    spent: tuple[float, ...] = (0.5, 0.6, 0.75, 0.9, 1.0)
     hopeless: tuple[float, ...] = (0.5, 0.15)
     least_chance: float = 0.4
     max_guard: float = 0.5
@@ -66,11 +67,14 @@ def judge_audit(
     """The cheap pass, the pilot, and the waves, until every hypothesis is decided."""
     states = [_start(case, world, settings, rng) for case in cases]
     _calibrate(states, settings)
-    for wave, share in enumerate(settings.waves):
+    shares = zip(settings.waves, settings.borderline_waves, strict=True)
+    for wave, (share, borderline_share) in enumerate(shares):
         running = [state for state in states if state.is_open]
         for state in running:
             assert state.strata is not None
-            state.chosen = cascade.choose_wave(state.strata, state.order, share, state.chosen)
+            state.chosen = cascade.choose_wave(
+                state.strata, state.order, share, borderline_share, state.chosen
+            )
             _look(state, world, settings, wave)
         decisions = sequential.decide(
             [s.p_value for s in states], [s.guard for s in states], [s.chance for s in states],

@@ -142,7 +142,12 @@ def plan_rows(is_quick: bool) -> list[tuple[str, World, Settings, int]]:
     many, few = (100, 12) if is_quick else (1000, 100)
     default = Settings()
     # A strict guard needs waves in which it can be met.
-    whole = replace(default, waves=(*default.waves, 1.0), spent=(0.6, 0.7, 0.8, 0.9, 1.0))
+    whole = replace(
+        default,
+        waves=(*default.waves, 1.0),
+        borderline_waves=(*default.borderline_waves, 1.0),
+        spent=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    )
     fooled = replace(MIXED, fooled_share=0.1)
     rows = [("mixed", MIXED, default, many), ("nothing changed", NULL, default, many)]
     rows += [

@@ -92,20 +92,22 @@ def choose_pilot(order: Labels, share: float, is_identical: BoolArray | None = N
     return chosen
 
 
-def choose_wave(strata: Strata, order: Labels, share: float, chosen: BoolArray) -> BoolArray:
+def choose_wave(
+    strata: Strata, order: Labels, share: float, borderline_share: float, chosen: BoolArray
+) -> BoolArray:
     """The units asked about up to this wave `(n_units,)`, the ones `chosen` before among them.
 
-    All of the borderline, and of every other stratum a share that is proportional to its
-    uncertainty, `share` of them on average, rounded up: the least variance for the money (Neyman
-    1934; Zrnic and Candès 2024, "Active statistical inference"). A `share` of 1 asks about all but
-    identical pairs.
+    `borderline_share` of the borderline, and of every other stratum a share that is proportional to
+    its uncertainty, `share` of them on average, rounded up: the least variance for the money
+    (Neyman 1934; Zrnic and Candès 2024, "Active statistical inference"). A `share` of 1 asks about
+    all but identical pairs.
     """
     if share >= 1:
         return strata.uncertainty[strata.labels] > 0
     outside = strata.sizes * ~strata.is_borderline * (strata.uncertainty > 0)
     mean = (outside * strata.uncertainty).sum() / max(1, outside.sum())
     shares = np.minimum(1.0, share * strata.uncertainty / max(mean, _LEAST_UNCERTAINTY))
-    shares[strata.is_borderline] = 1.0
+    shares[strata.is_borderline] = borderline_share
     wanted = np.ceil(shares * strata.sizes - 1e-9)
     asked: BoolArray = chosen | (_place_in_stratum(strata, order) < wanted[strata.labels])
     return asked

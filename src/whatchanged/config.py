@@ -98,35 +98,39 @@ class WavesConfig(Block):
     """How a paid audit is judged in waves (`whatchanged.waves`).
 
     The cheap judge reads the texts of a hypothesis in as many equal blocks as `drop_above` has
-    entries; a one-sided p-value above its entry then drops the hypothesis. Wave i asks the
-    expensive judge about `shares[i]` of the texts outside the borderline, and up to it
-    `alpha_spent[i]` of alpha may be spent. After a wave, hypotheses whose chance to be confirmed by
-    all verdicts is below `least_chance` are dropped. `max_guard` bounds the p-value of the effect
-    that the expensive verdicts alone predict: at 0.5 the estimate must lie beyond `min_effect`.
+    entries; a one-sided p-value above its entry then drops the hypothesis. Up to wave i the
+    expensive judge is asked about `borderline_shares[i]` of the borderline and `shares[i]` of the
+    other texts, and `alpha_spent[i]` of alpha may be spent. After a wave, hypotheses whose chance
+    to be confirmed by all verdicts is below `least_chance` are dropped. `max_guard` bounds the
+    p-value of the effect that the expensive verdicts alone predict: at 0.5 the estimate must lie
+    beyond `min_effect`.
     """
 
     drop_above: tuple[float, ...] = (0.5, 0.15)
-    shares: tuple[float, ...] = (0.03, 0.06, 0.15, 0.3)
-    alpha_spent: tuple[float, ...] = (0.6, 0.75, 0.9, 1.0)
+    shares: tuple[float, ...] = (0.015, 0.03, 0.06, 0.15, 0.4)
+    borderline_shares: tuple[float, ...] = (0.3, 0.6, 1.0, 1.0, 1.0)
+    alpha_spent: tuple[float, ...] = (0.5, 0.6, 0.75, 0.9, 1.0)
     least_chance: float = Field(0.4, ge=0, le=1)
     max_guard: float = Field(0.5, gt=0, le=1)
 
     @model_validator(mode="after")
     def _waves_grow(self) -> Self:
-        for name in ("drop_above", "shares", "alpha_spent"):
+        for name in ("drop_above", "shares", "borderline_shares", "alpha_spent"):
             values: tuple[float, ...] = getattr(self, name)
             if not values or not all(0 < value <= 1 for value in values):
                 raise ValueError(f"{name} must hold numbers in (0, 1], not {list(values)}")
         pairs = zip(self.shares, self.shares[1:], strict=False)
         if not all(one < other for one, other in pairs):
             raise ValueError(f"shares must increase, not {list(self.shares)}")
-        if list(self.alpha_spent) != sorted(self.alpha_spent):
-            raise ValueError(f"alpha_spent must not decrease, not {list(self.alpha_spent)}")
-        if len(self.alpha_spent) != len(self.shares):
-            raise ValueError(
-                "shares and alpha_spent must have one entry per wave each, not "
-                f"{len(self.shares)} and {len(self.alpha_spent)}"
-            )
+        for name in ("borderline_shares", "alpha_spent"):
+            values = getattr(self, name)
+            if list(values) != sorted(values):
+                raise ValueError(f"{name} must not decrease, not {list(values)}")
+            if len(values) != len(self.shares):
+                raise ValueError(
+                    f"shares and {name} must have one entry per wave each, not "
+                    f"{len(self.shares)} and {len(values)}"
+                )
         return self
 
 

@@ -115,11 +115,14 @@ def _replay(inquiry: Inquiry, verdicts: pd.DataFrame) -> tuple[list[_State], lis
     if asks:
         return states, asks
     _calibrate([state for state in states if state.is_open], config)
-    for wave, share in enumerate(config.waves.shares):
+    shares = zip(config.waves.shares, config.waves.borderline_shares, strict=True)
+    for wave, (share, borderline_share) in enumerate(shares):
         running = [state for state in states if state.is_open]
         for state in running:
             assert state.strata is not None
-            state.chosen = cascade.choose_wave(state.strata, state.read.order, share, state.chosen)
+            state.chosen = cascade.choose_wave(
+                state.strata, state.read.order, share, borderline_share, state.chosen
+            )
             asks += state.read.ask("expensive", state.chosen)
         if asks:
             return states, asks

@@ -15,15 +15,22 @@ from whatchanged.errors import UsageError
 BAND = (0.4, 0.6)
 
 
-def asked(strata, share, seed=0):
+def asked(strata, share, seed=0, border=1.0):
     n = len(strata.labels)
-    return choose_wave(strata, permanent_order(n, seed), share, np.zeros(n, dtype=bool))
+    return choose_wave(strata, permanent_order(n, seed), share, border, np.zeros(n, dtype=bool))
 
 
 def test_the_bounds_of_the_band_belong_to_it():
     strata = stratify_texts([0.39, 0.4, 0.5, 0.6, 0.61], BAND)
     assert strata.is_borderline[strata.labels].tolist() == [False, True, True, True, False]
     assert asked(strata, 0.0).tolist() == [False, True, True, True, False]
+
+
+def test_a_share_of_the_border_is_asked_about_apart_from_the_others():
+    # 0.3 of the 50 on the border, and 0.1 of the 50 others, who are all alike.
+    strata = stratify_texts([0.5] * 50 + [0.2] * 50, BAND)
+    chosen = asked(strata, 0.1, border=0.3)
+    assert (chosen[:50].sum(), chosen[50:].sum()) == (15, 5)
 
 
 def test_texts_are_asked_about_in_proportion_to_their_uncertainty():
@@ -65,7 +72,7 @@ def test_waves_hold_the_pilot_and_one_another(scores, shares, seed):
     chosen = pilot = choose_pilot(order, 0.03)
     assert pilot.sum() == -(-3 * len(scores) // 100)
     for share in sorted(shares):
-        more = choose_wave(strata, order, share, chosen)
+        more = choose_wave(strata, order, share, share, chosen)
         assert (more | ~chosen).all()
         chosen = more
 
@@ -74,7 +81,7 @@ def test_the_pilot_comes_first_in_every_stratum():
     # What the pilot took of a stratum is what a wave takes first: a simple random sample.
     scores = np.random.default_rng(4).random(300)
     strata, order = stratify_texts(scores, BAND), permanent_order(300, 1)
-    chosen = choose_wave(strata, order, 0.2, choose_pilot(order, 0.1))
+    chosen = choose_wave(strata, order, 0.2, 0.5, choose_pilot(order, 0.1))
     for label in np.unique(strata.labels):
         places = order[strata.labels == label]
         taken = chosen[strata.labels == label]

@@ -110,7 +110,8 @@ def test_the_interval_covers_also_where_the_cheap_judge_errs_on_one_side_only(fo
         said = meets ^ (rng.random(n) < 0.1) | (side & (rng.random(n) < fooled))
         calibrated = np.where(said, 0.8, 0.1)
         strata = stratify_texts(calibrated, (0.4, 0.6))
-        judged = choose_wave(strata, permanent_order(n, seed), 0.15, np.zeros(n, dtype=bool))
+        order, none = permanent_order(n, seed), np.zeros(n, dtype=bool)
+        judged = choose_wave(strata, order, 0.15, 1.0, none)
         found = predicted_difference(predict_sides(strata.labels, side, calibrated, meets, judged))
         covered += found.ci_low <= 0.1 <= found.ci_high
     # 0.95 less three standard errors of 400 repeats.

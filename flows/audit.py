@@ -21,7 +21,7 @@ from tasks.embed import embed
 from tasks.hypothesize import hypothesize
 from tasks.job import Comparison, Job, name_run, open_job
 from tasks.judge import judge
-from tasks.prompts import split
+from tasks.prompts import may_control, split
 from tasks.report import Explored, Found, Tested, report
 from tasks.sample import allot_screen, sample
 from tasks.validate import next_block, plan_fresh, validate
@@ -48,8 +48,10 @@ def run_stages(job: Job) -> dict[str, Any]:
     explored = explore(job, prompts, screen(job, prompts))
     allocations, clustered = explored.allocations, explored.clustered
     found = [Found(job.pair, clustered, hypothesize(job, job.pair, prompts, clustered))]
-    if job.config.validation.null_control:
-        clustered = repeat(job, job.null, prompts, allocations)
+    if may_control(job, prompts):
+        # Recorded halves are other chunks of texts that the pair has taken.
+        known = explored.decoded if job.config.recorded else []
+        clustered = repeat(job, job.null, prompts, allocations, known)
         found.append(Found(job.null, clustered, hypothesize(job, job.null, prompts, clustered)))
     tested: list[Tested] = []
     for part in found:
@@ -87,17 +89,22 @@ def explore(job: Job, prompts: Manifest, screened: Screened) -> Explored:
         embedded.append(embed(job, job.pair, texts, "discovery", round_index))
         clustered = cluster(job, job.pair, decoded, embedded, clustered, round_index, screened)
     assert clustered is not None, "the seed round always decodes"
-    return Explored([*allocations, allocation], scored, clustered)
+    return Explored([*allocations, allocation], decoded, scored, clustered)
 
 
 def repeat(
-    job: Job, comparison: Comparison, prompts: Manifest, allocations: list[Manifest]
+    job: Job,
+    comparison: Comparison,
+    prompts: Manifest,
+    allocations: list[Manifest],
+    known: list[Manifest],
 ) -> Manifest:
-    """The same texts per prompt for another comparison, clustered once."""
+    """The same texts per prompt for another comparison, clustered once; none of the `known` texts
+    is decoded again."""
     decoded: list[Manifest] = []
     embedded: list[Manifest] = []
     for round_index, allocation in enumerate(allocations[:-1]):
-        texts = decode(job, comparison, prompts, allocation, "discovery", round_index)
+        texts = decode(job, comparison, prompts, allocation, "discovery", round_index, known)
         decoded += texts
         embedded.append(embed(job, comparison, texts, "discovery", round_index))
     return cluster(job, comparison, decoded, embedded, None, len(allocations) - 2, Screened())

@@ -55,10 +55,10 @@ def decode(
                 _decode_chunk,
                 chunk.key,
                 f"decode {comparison.name} {chunk.side} {purpose} {round_index}.{number}",
-                on_gpu=job.on_gpu and not _is_remote(job, comparison, chunk),
+                on_gpu=job.on_gpu and not _is_elsewhere(job, comparison, chunk),
                 is_paid=_is_remote(job, comparison, chunk),
-                # Keys and the ledger of paid calls stay with this process.
-                workers=None if _is_remote(job, comparison, chunk) else job.workers,
+                # Keys, the ledger of paid calls and recorded texts stay with this process.
+                workers=None if _is_elsewhere(job, comparison, chunk) else job.workers,
                 chunk=chunk,
                 model=comparison.models[chunk.side],
                 identity=job.identity(comparison.models[chunk.side], settings),
@@ -73,6 +73,11 @@ def decode(
         stage = f"decode-{comparison.name}-{purpose}"
         done = [job.progress.note("decode", one) for one in follow(started, stage, "texts", bar)]
         return [*taken, *done]
+
+
+def _is_elsewhere(job: Job, comparison: Comparison, chunk: Chunk) -> bool:
+    """Whether no model on this machine decodes a chunk."""
+    return comparison.models[chunk.side].is_recorded or _is_remote(job, comparison, chunk)
 
 
 def _is_remote(job: Job, comparison: Comparison, chunk: Chunk) -> bool:
@@ -99,6 +104,7 @@ def _plan(
     plan = job.store.get_json(allocation.key)
     split = "validation" if purpose == "validation" else "discovery"
     bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == split]
+    there = job.available(comparison, bank)
     texts, taken, chunks = load_texts(job.store, list(known)), [], []
     for side in SIDES:
         requests = plan_requests(
@@ -109,6 +115,7 @@ def _plan(
             seed=job.config.seed,
             stream=comparison.noise[side],
             purpose=purpose,
+            available=there,
         )
         found, requests = take_known(requests, texts, side=side, round_index=round_index)
         if len(found):

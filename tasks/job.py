@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 
 from tasks.caching import Manifest
 from tasks.workers import Workers
+from whatchanged.bank import count_available
 from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
 from whatchanged.config_file import LoadedConfig, load_config
 from whatchanged.decode import Stream
@@ -26,7 +27,7 @@ from whatchanged.models.device import may_use_gpu
 from whatchanged.models.loading import describe_decoder
 from whatchanged.preflight import check_audit, choose_run_dir
 from whatchanged.progress import StageBar
-from whatchanged.records import Purpose, Side
+from whatchanged.records import Prompt, Purpose, Side
 from whatchanged.store.artifacts import ArtifactStore, cache_root
 from whatchanged.store.embeddings import EmbeddingCache
 from whatchanged.store.ledger import Ledger
@@ -139,6 +140,11 @@ class Job:
         """The name of everything that changes a text of this model."""
         return describe_decoder(model, settings, self.config.prompts.format)
 
+    def available(self, comparison: Comparison, prompts: Sequence[Prompt]) -> dict[str, int] | None:
+        """How many texts of each prompt (by key) there are for each side of a comparison; None
+        where models decode as many as are asked for."""
+        return count_available(self.config, prompts, is_null=comparison.name == "null")
+
     @property
     def pair(self) -> Comparison:
         """The audit itself: coupled where the two models share their tokens."""
@@ -177,6 +183,10 @@ def open_job(config: str, overrides: list[str], run_dir: str | None) -> Job:
     check_audit(loaded.config, path)
     if warning := warn_of_network(cache_root(), read_mounts()):
         get_run_logger().warning(warning)
+    if loaded.config.recorded and "prompts.file" in loaded.origins:
+        get_run_logger().warning(
+            "prompts.file is not read: the prompts are those of the recorded texts"
+        )
     folder = RunFolder.create(path)
     folder.write_config(loaded.to_yaml())
     workers = Workers(loaded.config.run, loaded.config.decode.vllm.tensor_parallel_size)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from prefect import task
+from prefect import get_run_logger, task
 
 from tasks.caching import CACHED, Manifest, recall, remember, start
 from tasks.job import Job
+from whatchanged.bank import read_bank, why_no_control
 from whatchanged.config import AuditConfig
 from whatchanged.keys import content_key
 from whatchanged.models.loading import load_embedder
-from whatchanged.prompts import PromptRow, group_prompts, read_prompts, split_prompts
+from whatchanged.prompts import PromptRow, group_prompts, split_prompts
 from whatchanged.records import Prompt
 
 
 def split(job: Job) -> Manifest:
     """Read, group and split the prompt bank."""
     with job.progress.stage("prompts"):
-        rows = read_prompts(job.config.prompts.file)
+        rows = read_bank(job.config)
         key = content_key(
             "prompts/1",
             [[row.prompt, row.group] for row in rows],
@@ -33,6 +34,15 @@ def split(job: Job) -> Manifest:
 def load_prompts(job: Job, manifest: Manifest) -> tuple[Prompt, ...]:
     """The prompts that `split` stored."""
     return tuple(Prompt(**row) for row in job.store.get_json(manifest.key))
+
+
+def may_control(job: Job, prompts: Manifest) -> bool:
+    """Whether base is audited against base as well; where recorded texts do not allow it, the log
+    says why."""
+    reason = why_no_control(job.config, load_prompts(job, prompts))
+    if reason:
+        get_run_logger().warning("no null control: %s", reason)
+    return job.config.validation.null_control and not reason
 
 
 @task(name="prompts", **CACHED)

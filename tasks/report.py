@@ -19,6 +19,7 @@ from tasks.judge import close_bill, load_inquiry, load_verdicts
 from tasks.prompts import load_prompts
 from tasks.showing import read_retries
 from tasks.tracking import track
+from whatchanged.bank import describe_recording
 from whatchanged.divergence import estimate_divergence, name_method
 from whatchanged.overview import write_overview
 from whatchanged.report import build_report
@@ -36,10 +37,11 @@ from whatchanged.validate import select_texts
 
 @dataclass(frozen=True)
 class Explored:
-    """The allocations of all rounds, the last one empty; the divergences of the screen and of each
-    round; the texts clustered at the end."""
+    """The allocations of all rounds, the last one empty; the texts of these rounds; the divergences
+    of the screen and of each round; the texts clustered at the end."""
 
     allocations: list[Manifest]
+    decoded: list[Manifest]
     scored: list[Manifest]
     clustered: Manifest
 
@@ -171,6 +173,7 @@ def _assemble(
             findings=findings,
             null_findings=null_findings if null else None,
             seconds=job.progress.seconds,
+            recorded=describe_recording(job.config, bank),
             seed=job.config.seed,
             facts=machine_facts(),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import numpy as np
 from prefect import get_run_logger, task
 
 from tasks.caching import CACHED, Manifest, recall, remember, start
@@ -43,6 +44,8 @@ def sample(
     allocations.
     """
     with job.progress.stage("sample", f"round {len(so_far)}"):
+        bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
+        there = job.available(job.pair, bank)
         key = content_key(
             "sample/4",
             job.config.sample.model_dump(mode="json"),
@@ -52,6 +55,7 @@ def sample(
             [part.key for part in scored],
             clustered.key if clustered else None,
             [part.key for part in so_far],
+            *([there] if there is not None else []),
         )
         return start(
             job.store,
@@ -63,6 +67,7 @@ def sample(
             embedded=embedded,
             clustered=clustered,
             so_far=so_far,
+            available=there,
             job=job,
         ).result()
 
@@ -75,6 +80,7 @@ def _sample(
     embedded: list[Manifest],
     clustered: Manifest | None,
     so_far: list[Manifest],
+    available: dict[str, int] | None,
     job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
@@ -83,9 +89,12 @@ def _sample(
     estimates = load_divergence(job.store, scored, bank)
     settings = job.config.sample_after_screen(len(bank))
     min_effect, seed = job.config.validation.min_effect, job.config.seed
+    there = None if available is None else np.array([available[one.key] for one in bank])
     if clustered is None:
         screened = add_divergence(no_evidence(len(bank)), estimates)
-        decision = open_rounds(bank, screened, settings, min_effect=min_effect, seed=seed)
+        decision = open_rounds(
+            bank, screened, settings, min_effect=min_effect, seed=seed, available=there
+        )
     else:
         found = load_discovered(job.store, clustered, "focus")
         evidence = collect_evidence(found.texts, found.segments, bank)
@@ -102,6 +111,7 @@ def _sample(
             agreement=clustered.measured("label_agreement"),
             min_effect=min_effect,
             seed=seed,
+            available=there,
         )
     job.store.put_json(key, asdict(decision))
     n_texts = sum(decision.counts.values())

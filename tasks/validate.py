@@ -34,12 +34,14 @@ def plan_fresh(
     """The fresh texts that every hypothesis is tested on, if it is not decided before; for a null
     control, within what the audit decoded in its blocks, `beside` it."""
     with job.progress.stage("validate", f"plan {comparison.name}"):
+        there = job.available(comparison, load_prompts(job, prompts))
         key = content_key(
             "plan_fresh/4",
             job.config.validation.model_dump(mode="json"),
             prompts.key,
             hypotheses.key,
             [block.key for block in beside],
+            *([there] if there is not None else []),
         )
         return start(
             job.store,
@@ -49,6 +51,7 @@ def plan_fresh(
             prompts=prompts,
             hypotheses=hypotheses,
             beside=beside,
+            available=there,
             job=job,
         ).result()
 
@@ -129,12 +132,19 @@ def validate(
 
 @task(name="plan fresh texts", **CACHED)
 def _plan_fresh(
-    key: str, prompts: Manifest, hypotheses: Manifest, beside: list[Manifest], job: Job
+    key: str,
+    prompts: Manifest,
+    hypotheses: Manifest,
+    beside: list[Manifest],
+    available: dict[str, int] | None,
+    job: Job,
 ) -> Manifest:
     if known := recall(job.store, key):
         return known
     config = job.config.validation
-    plans = plan_validation(load_hypotheses(job, hypotheses), load_prompts(job, prompts), config)
+    plans = plan_validation(
+        load_hypotheses(job, hypotheses), load_prompts(job, prompts), config, available
+    )
     if beside:
         there = [job.store.get_json(block.key)["counts"] for block in beside]
         plans = limit_plans(plans, sum_counts(there), config)

@@ -9,9 +9,17 @@ from pydantic import Field, model_validator
 
 from whatchanged.api_config import ApiConfig
 from whatchanged.config_blocks import Block, parse_block
-from whatchanged.model_config import VLLM, Auto, check_keys, name_sides, subject_api
+from whatchanged.model_config import (
+    VLLM,
+    Auto,
+    check_keys,
+    name_recorded_sides,
+    name_sides,
+    subject_api,
+)
 from whatchanged.model_config import DecodeConfig as DecodeConfig
 from whatchanged.model_config import ModelConfig as ModelConfig
+from whatchanged.prompts_config import PromptsConfig as PromptsConfig
 from whatchanged.records import Side
 from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource
@@ -25,14 +33,6 @@ AcquisitionName = Literal[
     "boundary", "posterior_width", "thompson", "divergence", "classifier", "undersampled",
     "combined",
 ]  # fmt: skip
-
-
-class PromptsConfig(Block):
-    """The prompt bank: JSONL rows `{"prompt": ..., "group": optional}`, split by prompt."""
-
-    file: str = "prompts.jsonl"
-    validation_share: float = Field(0.5, gt=0, lt=1)
-    format: Literal["auto", "plain", "chat"] = "auto"
 
 
 class DivergenceConfig(Block):
@@ -281,6 +281,11 @@ class AuditConfig(Block):
     budget: BudgetConfig = BudgetConfig()
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _recorded_sides_are_named(cls, raw: Any) -> Any:
+        return name_recorded_sides(raw)
+
     @model_validator(mode="after")
     def _engines_can_do_it(self) -> Self:
         for side, model in self.sides.items():
@@ -302,6 +307,11 @@ class AuditConfig(Block):
     def sides(self) -> dict[Side, ModelConfig]:
         """The two models."""
         return {"base": self.base, "intervention": self.intervention}
+
+    @property
+    def recorded(self) -> dict[Side, ModelConfig]:
+        """The sides that are recorded texts."""
+        return {side: model for side, model in self.sides.items() if model.texts}
 
     @property
     def subjects(self) -> dict[Side, ApiConfig]:
@@ -327,6 +337,8 @@ class AuditConfig(Block):
     def why_sampled(self) -> str:
         """Why no text is scored under both models, so that prompts are compared by sampled texts
         alone; empty where texts are scored."""
+        if self.recorded:
+            return f"{name_sides(self.recorded)} recorded texts without a model that scores them"
         if self.subjects:
             return (
                 f"{name_sides(self.subjects)} behind an API, which gives no probabilities of texts "
@@ -350,6 +362,8 @@ class AuditConfig(Block):
     @property
     def why_unread(self) -> str:
         """Why nothing is read inside the models; empty where it can be."""
+        if self.recorded:
+            return f"{name_sides(self.recorded)} recorded texts, so that no model can be read"
         behind = f"{name_sides(self.subjects)} behind an API, so that nothing of it can be read"
         return behind if self.subjects else ""
 
@@ -361,7 +375,10 @@ class AuditConfig(Block):
         return min(self.divergence.texts_per_prompt, fitting) if has_screen else 0
 
     def sample_after_screen(self, n_prompts: int) -> SampleConfig:
-        """How the rounds sample, with the texts that the screen leaves to them."""
+        """How the rounds sample, with the texts that the screen leaves to them. Recorded texts cost
+        nothing, so they are taken at once."""
+        if self.recorded:
+            return self.sample.model_copy(update={"strategy": "uniform"})
         left = self.sample.max_texts - n_prompts * self.n_screen_texts(n_prompts)
         return self.sample.model_copy(update={"max_texts": left})
 

@@ -22,8 +22,9 @@ from whatchanged.yaml_file import read_yaml
 Origin = Literal["default", "file", "override"]
 
 _PATHS = (
-    ("base", "model"), ("base", "adapter"), ("base", "steering"),
-    ("intervention", "model"), ("intervention", "adapter"), ("intervention", "steering"),
+    ("base", "model"), ("base", "texts"), ("base", "adapter"), ("base", "steering"),
+    ("intervention", "model"), ("intervention", "texts"), ("intervention", "adapter"),
+    ("intervention", "steering"),
     ("prompts", "file"), ("embed", "model"), ("activations", "saes", "folder"),
     ("report", "ground_truth"), ("budget", "prices"),
 )  # fmt: skip

@@ -32,13 +32,21 @@ def plan_requests(
     seed: int,
     stream: Stream,
     purpose: Purpose,
+    available: Mapping[str, int] | None = None,
 ) -> list[DecodeRequest]:
-    """`counts[prompt_key]` new requests per prompt, numbered on from `already[prompt_key]`.
+    """`counts[prompt_key]` new requests per prompt, numbered on from `already[prompt_key]`, but of
+    recorded texts none beyond the `available` ones.
 
     Prompts that are absent from `counts` get none. Different streams are independent, and the
     screen's texts are so of all others.
     """
     streams = (stream, "screen") if purpose == "screen" else (stream,)
+
+    def new_places(key: str) -> range:
+        start = already.get(key, 0)
+        end = start + counts.get(key, 0)
+        return range(start, end if available is None else min(end, available.get(key, 0)))
+
     return [
         DecodeRequest(
             text_key=content_key("text/2", decoder_identity, noise_key),
@@ -46,10 +54,10 @@ def plan_requests(
             prompt=prompt.prompt,
             index=index,
             noise_key=noise_key,
+            stream=stream,
         )
         for prompt in prompts
-        for start in (already.get(prompt.key, 0),)
-        for index in range(start, start + counts.get(prompt.key, 0))
+        for index in new_places(prompt.key)
         for noise_key in (content_key("noise/1", seed, streams, prompt.prompt, index),)
     ]
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whatchanged.api_config import ApiConfig
 from whatchanged.config_blocks import Block
 
 Auto = Literal["auto"]
-# Who decodes. `openai_compatible` is a model behind an API; the others decode on this machine.
-Engine = Literal["transformers", "vllm", "openai_compatible"]
-REMOTE: Engine = "openai_compatible"
-VLLM: Engine = "vllm"
+# Who can be asked to decode. `openai_compatible` is a model behind an API; the others decode here.
+DecodingEngine = Literal["transformers", "vllm", "openai_compatible"]
+# Who gives texts: recorded ones are handed out by none of these.
+Engine = Literal["transformers", "vllm", "openai_compatible", "recorded"]
+REMOTE: DecodingEngine = "openai_compatible"
+VLLM: DecodingEngine = "vllm"
+RECORDED: Engine = "recorded"
 
 
 class ModelConfig(Block):
@@ -30,9 +33,15 @@ class ModelConfig(Block):
     `engine` is the side's own in place of `decode.engine`. A model behind an API has an `endpoint`
     (null: OpenAI's own), a key in the environment variable `key_variable`, at most
     `max_concurrency` calls in flight, and may cost at most `max_usd` within `budget.max_usd`.
+
+    `texts` in place of `model` is a file of texts that were recorded before
+    (`whatchanged.recorded`); of a file with a column `side`, the rows whose value is `side` (null:
+    the name of the block).
     """
 
-    model: str
+    model: str = ""
+    texts: str | None = None
+    side: str | None = None
     revision: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     system_prompt: str | None = None
@@ -40,15 +49,32 @@ class ModelConfig(Block):
     adapter: str | None = None
     steering: str | None = None
     thinking: Literal["keep", "strip"] = "keep"
-    engine: Engine | None = None
+    engine: DecodingEngine | None = None
     endpoint: str | None = None
     key_variable: str | None = None
     max_concurrency: int = Field(32, ge=1)
     max_usd: float | None = Field(None, ge=0)
 
+    @model_validator(mode="after")
+    def _is_a_model_or_texts(self) -> Self:
+        if self.model and self.texts:
+            raise ValueError("expected `model` or `texts`, not both: remove one of them")
+        if not self.model and not self.texts:
+            raise ValueError(
+                "expected `model`, a model to decode with, or `texts`, a file of recorded texts"
+            )
+        if self.side is not None and not self.texts:
+            raise ValueError("`side` chooses rows of recorded `texts`: remove it beside `model`")
+        return self
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the side is texts that were recorded before."""
+        return self.texts is not None
+
     def engine_for(self, decode: DecodeConfig) -> Engine:
-        """Who decodes this side."""
-        return self.engine or decode.engine
+        """Who gives the texts of this side."""
+        return RECORDED if self.is_recorded else self.engine or decode.engine
 
     def is_remote(self, decode: DecodeConfig) -> bool:
         """Whether the side is a model behind an API."""
@@ -77,7 +103,7 @@ class DecodeConfig(Block):
     tokens are the same. `batching` (of transformers: a batch as it was put together, or one whose
     places are taken again as texts end) and `batch_size` (of static batches) never change a key."""
 
-    engine: Engine = "transformers"
+    engine: DecodingEngine = "transformers"
     max_new_tokens: int = Field(48, ge=1)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -90,7 +116,8 @@ class DecodeConfig(Block):
 
 def check_keys(side: str, model: ModelConfig, decode: DecodeConfig) -> None:
     """Nothing, where the engine of a side can do what its keys ask for; else ValueError."""
-    engine, defaults = model.engine_for(decode), ModelConfig(model=model.model)
+    engine = model.engine_for(decode)
+    defaults = ModelConfig(model=model.model, texts=model.texts, side=model.side)
     unfit: dict[Engine, tuple[tuple[str, ...], str]] = {
         "transformers": (API_KEYS, f"is for a model behind an API: set `{side}.engine: {REMOTE}`"),
         VLLM: (
@@ -102,11 +129,30 @@ def check_keys(side: str, model: ModelConfig, decode: DecodeConfig) -> None:
             "needs a model whose weights are here, and an API serves its own as they are: choose "
             "another engine",
         ),
+        RECORDED: (
+            (*API_KEYS, *WEIGHT_KEYS, "system_prompt", "thinking", "engine"),
+            "changes how a model decodes, and recorded texts stand",
+        ),
     }
     keys, reason = unfit[engine]
     for key in keys:
         if getattr(model, key) != getattr(defaults, key):
             raise ValueError(f"`{side}.{key}` {reason}, or remove the key")
+
+
+def name_recorded_sides(raw: Any) -> Any:
+    """The raw config, in which every side of recorded texts says which rows are its own: those of
+    its own name where it says nothing."""
+    if not isinstance(raw, Mapping):
+        return raw
+    named = dict(raw)
+    for side in ("base", "intervention"):
+        block = named.get(side)
+        if isinstance(block, Mapping) and block.get("texts") and block.get("side") is None:
+            named[side] = {**block, "side": side}
+        elif isinstance(block, ModelConfig) and block.is_recorded and block.side is None:
+            named[side] = block.model_copy(update={"side": side})
+    return named
 
 
 def subject_api(model: ModelConfig, decode: DecodeConfig) -> ApiConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from whatchanged.bank import count_available, read_bank
 from whatchanged.cluster import check_n_clusters
 from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig
@@ -12,7 +13,7 @@ from whatchanged.models.api_callers import check_apis
 from whatchanged.models.loading import check_side
 from whatchanged.models.offline import keep_offline
 from whatchanged.models.ray_cluster import check_ray
-from whatchanged.prompts import read_prompts, split_prompts
+from whatchanged.prompts import split_prompts
 from whatchanged.store.runs import RunFolder
 from whatchanged.truth import read_ground_truth
 
@@ -30,18 +31,22 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     """
     keep_offline(config.run.offline)
     RunFolder.check(run_dir)
-    rows = read_prompts(config.prompts.file)
+    rows = read_bank(config)
     groups = [row.group or "" for row in rows]
     share = config.prompts.validation_share
     split = split_prompts(rows, groups, validation_share=share, seed=config.seed)
     sample = config.sample_after_screen(sum(prompt.split == "discovery" for prompt in split))
+    there = count_available(config, split, is_null=False)
     seed_texts = min(sample.seed_texts, sample.max_texts)
     if sample.strategy == "uniform":
         seed_texts = sample.max_texts
+    if there is not None:
+        in_discovery = (there[prompt.key] for prompt in split if prompt.split == "discovery")
+        seed_texts = min(seed_texts, sum(in_discovery))
     check_n_clusters(config.cluster.n_clusters, 2 * seed_texts)
     read_ground_truth(config.report.ground_truth)
     for name, side in config.sides.items():
-        if name not in config.subjects:
+        if name not in config.subjects and not side.is_recorded:
             check_side(side, side.engine_for(config.decode))
     check_apis(config)
     if config.run.runner == "ray":

@@ -53,7 +53,7 @@ class DecodeRequest:
     key of its noise.
 
     The noise is a function of its key, so a text does not depend on its chunk or worker; texts of
-    two models with one noise key are a coupled pair.
+    two models with one noise key are a coupled pair. `stream` says whose noise that is.
     """
 
     text_key: str
@@ -61,6 +61,7 @@ class DecodeRequest:
     prompt: str
     index: int
     noise_key: str
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True)

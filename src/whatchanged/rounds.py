@@ -14,9 +14,11 @@ from whatchanged.differences import share_resolved
 from whatchanged.keys import content_key, seed_from_key
 from whatchanged.records import Prompt
 from whatchanged.sample import (
+    Counts,
     Evidence,
     RoundQuality,
     allocate,
+    deal_evenly,
     seed_allocation,
     stop_reason,
 )
@@ -46,8 +48,10 @@ def open_rounds(
     *,
     min_effect: float,
     seed: int,
+    available: Counts | None = None,
 ) -> Decision:
-    """The seed round; `uniform` sampling decodes all of `max_texts` here, spread evenly.
+    """The seed round; `uniform` sampling decodes all of `max_texts` here, spread evenly; of
+    recorded texts at most those that are `available (n_prompts,)`.
 
     Where a screen ran, texts go to the prompts that may have a change of their own, in proportion
     to its probability, but for the exploration share; prompts that the screen dropped get only
@@ -55,6 +59,9 @@ def open_rounds(
     """
     is_uniform = config.strategy == "uniform"
     n_texts = config.max_texts if is_uniform else min(config.seed_texts, config.max_texts)
+    if available is not None:
+        counts = deal_evenly(available, n_texts, _seed(seed, 0))
+        return Decision(_by_key(bank, counts), {}, None, "")
     if is_uniform or screened.divergence is None:
         counts = seed_allocation(len(bank), n_texts, _seed(seed, 0))
         return Decision(_by_key(bank, counts), {}, None, "")
@@ -79,8 +86,10 @@ def close_round(
     agreement: float | None,
     min_effect: float,
     seed: int,
+    available: Counts | None = None,
 ) -> Decision:
-    """The decision after a round; `evidence` rows follow `bank`, `history` are earlier rounds.
+    """The decision after a round; `evidence` and `available` (of recorded texts, per side) follow
+    `bank`, `history` are earlier rounds.
 
     Prompts that the screen dropped get no targeted texts, only their part of the exploration.
     Raises UsageError where the acquisition needs what `evidence` does not have.
@@ -97,8 +106,12 @@ def close_round(
     clusters = screen_clusters(evidence, min_effect=min_effect, groups=groups)
     stages = (prompts.report, clusters.report)
     already = _by_key(bank, evidence.n_base)
-    if config.strategy == "uniform":
-        reason: str | None = "uniform sampling decodes every text in one round"
+    reason: str | None
+    if available is not None:
+        of_all = f"{quality.n_texts_per_side:,} of {int(available.sum()):,} per side"
+        reason = f"recorded texts are taken in one round: {of_all}, at most sample.max_texts"
+    elif config.strategy == "uniform":
+        reason = "uniform sampling decodes every text in one round"
     else:
         reason = stop_reason(
             [*history, quality], max_rounds=config.max_rounds, max_texts=config.max_texts

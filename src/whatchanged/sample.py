@@ -137,6 +137,24 @@ def seed_allocation(n_prompts: int, n_texts: int, seed: int) -> Counts:
     return _spread(np.ones(n_prompts), n_texts, np.random.default_rng(seed))
 
 
+def deal_evenly(available: Counts, n_texts: int, seed: int) -> Counts:
+    """`n_texts` over prompts that have only so many, `available (n_prompts,)`: the same number each
+    as far as that goes, and one more for a random choice of those that have more. Fewer texts than
+    were asked for are all of them."""
+    n_texts = min(n_texts, int(available.sum()))
+    low, high = 0, int(available.max(initial=0))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (
+            (middle, high) if np.minimum(available, middle).sum() <= n_texts else (low, middle - 1)
+        )
+    counts = np.minimum(available, low).astype(np.int64)
+    having_more = np.flatnonzero(available > low)
+    chosen = np.random.default_rng(seed).permutation(having_more)[: n_texts - int(counts.sum())]
+    counts[chosen] += 1
+    return counts
+
+
 def stop_reason(rounds: Sequence[RoundQuality], *, max_rounds: int, max_texts: int) -> str | None:
     """Why sampling ends after these rounds (the first is the seed), or None while it goes on.
 

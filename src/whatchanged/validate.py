@@ -39,21 +39,41 @@ N_EXAMPLES = 12
 
 
 def plan_validation(
-    hypotheses: Sequence[Hypothesis], prompts: Sequence[Prompt], config: ValidateConfig
+    hypotheses: Sequence[Hypothesis],
+    prompts: Sequence[Prompt],
+    config: ValidateConfig,
+    available: Mapping[str, int] | None = None,
 ) -> list[ValidationPlan]:
     """One plan per hypothesis: the validation prompts of its scope, and texts per prompt and side.
 
     At least `texts_per_hypothesis`, half on each side; more where the behaviour is rare or the
     difference small, up to `max_texts_per_hypothesis` for a claim about all prompts, and for one
-    about a group up to `MAX_GROUP_FACTOR` times `texts_per_hypothesis`.
+    about a group up to `MAX_GROUP_FACTOR` times `texts_per_hypothesis`. Of recorded texts there are
+    only so many per prompt and side, `available` by prompt key: where some prompts have too few,
+    the others give more, as far as they can.
     """
     validation = [prompt for prompt in prompts if prompt.split == "validation"]
     plans = []
     for hypothesis in hypotheses:
         keys = tuple(p.key for p in validation if hypothesis.scope in (None, p.group))
         n_per_side = _texts_per_side(hypothesis, config)
-        plans.append(ValidationPlan(hypothesis.id, keys, math.ceil(n_per_side / max(len(keys), 1))))
+        n_per_prompt = math.ceil(n_per_side / max(len(keys), 1))
+        if available is not None:
+            n_per_prompt = _least_per_prompt([available[key] for key in keys], n_per_side)
+        plans.append(ValidationPlan(hypothesis.id, keys, n_per_prompt))
     return plans
+
+
+def _least_per_prompt(available: Sequence[int], n_texts: int) -> int:
+    """The least number of texts per prompt that gives `n_texts` in all, or all that there are."""
+    left = np.sort(np.array(available, dtype=np.int64))
+    # At the level of the i-th smallest prompt, those before it give all that they have.
+    before = np.cumsum(left) - left
+    reached = before + left * (len(left) - np.arange(len(left)))
+    i = int(np.searchsorted(reached, n_texts))
+    if i == len(left):
+        return int(left.max(initial=0))
+    return math.ceil((n_texts - int(before[i])) / (len(left) - i))
 
 
 def limit_plans(

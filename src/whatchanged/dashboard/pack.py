@@ -247,6 +247,8 @@ def _pack_audit(
         from whatchanged.models.token_pieces import load_token_pieces
 
         base = ModelConfig.model_validate(run.config["base"])
+        if base.is_recorded:
+            return "the base is recorded texts, without a tokenizer to cut them"
         if base.is_remote(DecodeConfig.model_validate(run.config.get("decode", {}))):
             return "the base is behind an API, which shows no tokens"
         pieces = load_token_pieces(base)

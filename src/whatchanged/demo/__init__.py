@@ -1,7 +1,8 @@
 """The embedded model pair: a base model, an intervention with known changes, and a null one.
 
 The weights are trained by `python -m whatchanged.demo.train` and counted by
-`python -m whatchanged.demo.measure`; this module only says where they are.
+`python -m whatchanged.demo.measure`, and texts of them are recorded by
+`python -m whatchanged.demo.record`; this module only says where they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from whatchanged.errors import InputError
 
 MODEL_NAMES = ("base", "intervention", "null_intervention")
-FILE_NAMES = ("prompts.jsonl", "ground_truth.json")
+FILE_NAMES = ("prompts.jsonl", "recorded.parquet", "ground_truth.json")
 
 
 def _root() -> Path:
@@ -31,3 +32,11 @@ def demo_path(name: str) -> Path:
     raise InputError(
         f"demo:{name} does not exist: there are {', '.join((*MODEL_NAMES, *FILE_NAMES))}"
     )
+
+
+def file_at(name: str) -> Path:
+    """The file that a config names: `demo:NAME` ships with the package, else it is a path. Raises
+    what `demo_path` raises."""
+    if name.startswith("demo:"):
+        return demo_path(name.removeprefix("demo:"))
+    return Path(name).expanduser()

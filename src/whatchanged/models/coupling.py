@@ -23,6 +23,10 @@ def why_independent(
     """
     if decode.coupling == "off":
         return "the config asks for independent decoding"
+    if recorded := [
+        name for name, side in (("base", base), ("intervention", intervention)) if side.is_recorded
+    ]:
+        return f"{name_sides(recorded)} recorded texts, whose random numbers nobody knows"
     if remote := [
         name
         for name, side in (("base", base), ("intervention", intervention))

@@ -31,6 +31,7 @@ from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Sco
 from whatchanged.models.sampling import SAMPLING_VERSION
 from whatchanged.models.steering import check_fits, identify_steering, read_steering, steer
 from whatchanged.models.weights import resolve_adapter, resolve_model
+from whatchanged.recorded import describe_recorded, load_recorded
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -45,14 +46,20 @@ if TYPE_CHECKING:
 _LOADING = threading.RLock()
 
 
-@lru_cache(maxsize=64)
 def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: str) -> str:
     """The name of everything that changes a text: weights (their digest covers tokenizer and chat
     template), what is done to them, prompt format and sampling; of a model behind an API, its
-    address and what is asked of it.
+    address and what is asked of it; of recorded texts, the texts alone.
 
     Adapters and steering vectors are named by their content. Raises what finding them raises.
     """
+    if model.is_recorded:
+        return describe_recorded(model)
+    return _describe_decoder(model, decode, prompt_format)
+
+
+@lru_cache(maxsize=64)
+def _describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: str) -> str:
     drawn = decode.model_dump(exclude={"batching", "batch_size", "chunk_texts", "coupling", "vllm"})
     drawn["engine"] = model.engine_for(decode)
     if model.is_remote(decode):
@@ -70,7 +77,16 @@ def describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: st
         adapter=adapter,
         steering=steering,
         **model.model_dump(
-            exclude={"model", "revision", "adapter", "steering", "engine", *API_KEYS}
+            exclude={
+                "model",
+                "texts",
+                "side",
+                "revision",
+                "adapter",
+                "steering",
+                "engine",
+                *API_KEYS,
+            }
         ),
         **drawn,
         prompt_format=prompt_format,
@@ -109,6 +125,10 @@ def load_decoder(
     for stay in memory. Calls to a model behind an API go through the ledger, within the budget,
     which local ones need not. Raises what loading a model, an adapter or a steering vector raises,
     and MissingDependencyError for a package or a key that one of them needs."""
+    if model.is_recorded:
+        from whatchanged.models.recorded_decoder import RecordedDecoder
+
+        return RecordedDecoder(load_recorded(model))
     if model.is_remote(decode):
         return _remote_decoder(model, decode, budget or BudgetConfig(), ledger)
     with _LOADING:
@@ -258,7 +278,9 @@ def load_proposer(config: AuditConfig, ledger: CallLedger | None = None) -> Prop
         asking=_asking(own, caller.provider.identity, config.seed),
         local=LocalProposer(),
         embedder=load_embedder(config.embed, config.run.device),
-        names=tuple(Path(side.model).name for side in (config.base, config.intervention)),
+        names=tuple(
+            Path(side.texts or side.model).name for side in (config.base, config.intervention)
+        ),
     )
 
 

@@ -43,9 +43,14 @@ def write_headline(run: RunTables) -> Headline:
 
 
 def name_models(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Short names of base and intervention: a hub id as it is, a folder by its last part."""
+    """Short names of base and intervention: a hub id as it is, a folder by its last part, recorded
+    texts by their file and side."""
     names = []
     for side in ("base", "intervention"):
+        if texts := look_up(config, side, "texts"):
+            file = str(texts).replace("\\", "/").split("/")[-1]
+            names.append(f"{file} ({look_up(config, side, 'side')})")
+            continue
         model = str(look_up(config, side, "model") or "unknown model")
         is_folder = model.startswith(("/", ".", "~")) or "\\" in model
         names.append(model.replace("\\", "/").rstrip("/").split("/")[-1] if is_folder else model)
@@ -135,14 +140,18 @@ def _null_sentence(run: RunTables) -> Line:
         return line("Whether a null control was run is unknown.")
     null = run.summary["null_control"]
     if null is None:
+        why = look_up(run.summary, "recorded", "why_no_control")
         return line(
-            "No null control was run, so this run does not show how often its pipeline "
-            "confirms changes that are not there."
+            f"No null control was run{f' ({why})' if why else ''}, so this run does not show how "
+            "often its pipeline confirms changes that are not there."
         )
     confirmed, tested = count(null.get("n_confirmed")), count(null.get("n_hypotheses"))
+    other = "under another random stream"
+    if look_up(run.config, "base", "texts"):
+        other = "on disjoint halves of its recorded texts"
     return line(
-        "The null control, base against base under another random stream through the same "
-        f"pipeline, confirmed {confirmed} of {tested}."
+        f"The null control, base against base {other} through the same pipeline, "
+        f"confirmed {confirmed} of {tested}."
     )
 
 

@@ -162,9 +162,30 @@ def _how_compared(run: RunTables) -> list[str]:
     sentences.append(_DIVERGENCE.get(method, _DIVERGENCE["none"]))
     if why_sampled and method not in ("tokens", "texts"):
         sentences[-1] = f"{sentences[-1][:-1]}, because {why_sampled}."
+    sentences += _how_recorded(run)
     stages = run.summary.get("stages")
     reasons = [s.get("reason") for s in stages] if isinstance(stages, list) else []
     return sentences + [f"{str(r)[:1].upper()}{str(r)[1:]}." for r in reasons if r]
+
+
+def _how_recorded(run: RunTables) -> list[str]:
+    """Which recorded texts were there, and which could not be compared."""
+    recorded = run.summary.get("recorded")
+    if not isinstance(recorded, dict):
+        return []
+    per_side = recorded.get("n_texts")
+    there = " and ".join(
+        f"{plural(whole(n) or 0, 'text')} of the {side}"
+        for side, n in (per_side if isinstance(per_side, dict) else {}).items()
+    )
+    n_prompts = plural(whole(recorded.get("n_prompts")) or 0, "prompt")
+    n_alone = recorded.get("n_prompts_alone")
+    alone = sum(whole(n) or 0 for n in (n_alone if isinstance(n_alone, dict) else {}).values())
+    left_out = f" {plural(alone, 'prompt')} of one side only were left out." if alone else ""
+    return [
+        f"Recorded before: {there or 'an unknown number of texts'}, on {n_prompts} that the sides "
+        f"share.{left_out} Of a prompt, both sides give the same number of texts."
+    ]
 
 
 _DIVERGENCE = {

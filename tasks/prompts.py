@@ -6,20 +6,24 @@ from dataclasses import asdict
 
 from prefect import get_run_logger, task
 
-from tasks.caching import CACHED, Manifest, recall, remember, start
+from tasks.caching import CACHED, Count, Manifest, recall, remember, start
 from tasks.job import Job
-from whatchanged.bank import read_bank, why_no_control
+from whatchanged.bank import open_bank, why_no_control
 from whatchanged.config import AuditConfig
 from whatchanged.keys import content_key
 from whatchanged.models.loading import load_embedder
+from whatchanged.prompt_bank import name_duplicates
 from whatchanged.prompts import PromptRow, group_prompts, split_prompts
 from whatchanged.records import Prompt
 
 
 def split(job: Job) -> Manifest:
-    """Read, group and split the prompt bank."""
+    """Read, group and split the prompt bank. The manifest counts what was read."""
     with job.progress.stage("prompts"):
-        rows = read_bank(job.config)
+        bank = open_bank(job.config)
+        if said := name_duplicates(bank):
+            get_run_logger().warning("%s", said)
+        rows = bank.rows
         key = content_key(
             "prompts/1",
             [[row.prompt, row.group] for row in rows],
@@ -28,7 +32,9 @@ def split(job: Job) -> Manifest:
             job.config.seed,
         )
         future = start(job.store, _split, key, "prompts", rows=rows, config=job.config, job=job)
-        return future.result()
+        # Of the bank as it was read now: banks that differ in duplicates alone share their key.
+        counts: dict[str, Count] = {"n_duplicates": bank.n_duplicates, "format": bank.format}
+        return future.result().model_copy(update={"counts": counts})
 
 
 def load_prompts(job: Job, manifest: Manifest) -> tuple[Prompt, ...]:

@@ -174,6 +174,7 @@ def _assemble(
             null_findings=null_findings if null else None,
             seconds=job.progress.seconds,
             recorded=describe_recording(job.config, bank),
+            prompts={"n": prompts.n, **prompts.counts},
             seed=job.config.seed,
             facts=machine_facts(),
         ),

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from whatchanged.config import AuditConfig
-from whatchanged.prompts import PromptRow, read_prompts
+from whatchanged.prompt_bank import PromptBank, PromptRow, read_prompt_bank
 from whatchanged.recorded import RecordedBank, match_prompts
 from whatchanged.records import Prompt, Split
 
 
 def read_bank(config: AuditConfig) -> tuple[PromptRow, ...]:
-    """The rows of the bank: of recorded texts their prompts, else those of `prompts`.
+    """The rows of the bank; raises what reading it raises."""
+    return open_bank(config).rows
+
+
+def open_bank(config: AuditConfig) -> PromptBank:
+    """The bank: of recorded texts their prompts, else those of `prompts`.
 
     Raises what reading them raises.
     """
-    return (
-        match_prompts(config.recorded).rows
-        if config.recorded
-        else read_prompts(config.prompts.file)
-    )
+    if config.recorded:
+        return PromptBank(match_prompts(config.recorded).rows, 0, "recorded texts")
+    return read_prompt_bank(config.prompts)
 
 
 def count_available(

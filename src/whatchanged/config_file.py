@@ -25,8 +25,8 @@ _PATHS = (
     ("base", "model"), ("base", "texts"), ("base", "adapter"), ("base", "steering"),
     ("intervention", "model"), ("intervention", "texts"), ("intervention", "adapter"),
     ("intervention", "steering"),
-    ("prompts", "file"), ("embed", "model"), ("activations", "saes", "folder"),
-    ("report", "ground_truth"), ("budget", "prices"),
+    ("prompts", "file"), ("prompts", "dataset", "name"), ("embed", "model"),
+    ("activations", "saes", "folder"), ("report", "ground_truth"), ("budget", "prices"),
 )  # fmt: skip
 
 

@@ -1,17 +1,15 @@
-"""The prompt bank: read, checked, grouped, and split by prompt before anything is decoded."""
+"""The prompts of a bank, grouped, and split by prompt before anything is decoded."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whatchanged.demo import demo_path
 from whatchanged.errors import InputError
 from whatchanged.keys import content_key
+from whatchanged.prompt_bank import PromptRow as PromptRow
+from whatchanged.prompt_bank import read_prompts as read_prompts
 from whatchanged.records import Prompt, Split
 
 if TYPE_CHECKING:
@@ -20,47 +18,6 @@ if TYPE_CHECKING:
 
 PROMPTS_PER_GROUP = 10
 MAX_GROUPS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """One row of a prompt file; `group` is None where the row names none."""
-
-    prompt: str
-    group: str | None
-
-
-def read_prompts(name: str) -> tuple[PromptRow, ...]:
-    """The rows of a JSONL prompt file, in order; `demo:NAME` is a packaged file. Of rows with equal
-    prompts the first is kept.
-
-    Raises InputError naming the file and line for: no such file, no prompt in it, a row that is
-    not `{"prompt": "...", "group": optional}`, an empty prompt, or text that is no valid Unicode.
-    """
-    path = demo_path(name.removeprefix("demo:")) if name.startswith("demo:") else Path(name)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(
-            f"expected a prompt file at {path}, could not read it ({error.strerror}): "
-            "check prompts.file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text, found {error.reason}") from None
-    rows = [
-        _parse_row(line, f"{path}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not rows:
-        raise InputError(
-            f"{path}: expected one JSON object per line with a prompt, found an empty file: "
-            'add rows like {"prompt": "Tell me about tea."}'
-        )
-    first_of: dict[str, PromptRow] = {}
-    for row in rows:
-        first_of.setdefault(row.prompt, row)
-    return tuple(first_of.values())
 
 
 def split_prompts(
@@ -104,31 +61,6 @@ def split_prompts(
 
 def _split_name(is_validation: bool) -> Split:
     return "validation" if is_validation else "discovery"
-
-
-def _parse_row(line: str, where: str) -> PromptRow:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: expected a JSON object, found invalid JSON ({error.msg})"
-        ) from None
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise InputError(f'{where}: expected {{"prompt": "..."}}, found {line[:80]!r}')
-    prompt, group = row["prompt"], row.get("group")
-    if group is not None and not isinstance(group, str):
-        raise InputError(f"{where}: expected a text as group, found {group!r}")
-    if not prompt.strip():
-        raise InputError(f"{where}: expected a prompt, found an empty text")
-    for name, text in (("prompt", prompt), ("group", group or "")):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{where}: the {name} holds a lone surrogate {text[error.start]!a} at position "
-                f"{error.start}, which no tokenizer can read: remove or replace it"
-            ) from None
-    return PromptRow(prompt, group)
 
 
 def group_prompts(

@@ -160,10 +160,12 @@ def summarize_run(
     seed: int,
     facts: Mapping[str, Any],
     recorded: Mapping[str, Any] | None = None,
+    prompts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `summary.json`. `n_texts_judged` counts the questions that one judge would be
     asked about every text; `null_findings` is None where no null control ran, `recorded`
-    (`bank.describe_recording`) where models wrote every text."""
+    (`bank.describe_recording`) where models wrote every text. `prompts` says how many there are, in
+    which format the bank came, and how many duplicates it had."""
     texts = count_decoded(decoded)
     calls = count_judged(judged, bills)
     failed = sum(total["n_failed"] for total in texts.values())
@@ -194,6 +196,7 @@ def summarize_run(
         },
         "n_truncated": sum(part.counts["n_truncated"] for part in embedded),
         "failed_items": int(failed + unscored),
+        "prompts": dict(prompts or {}),
         "recorded": None if recorded is None else dict(recorded),
         "seed": seed,
         **facts,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,20 +21,30 @@ Row: TypeAlias = tuple[str, Mapping[str, Any]]
 _LARGEST_FIELD = 2**31 - 1
 
 
-def read_rows(path: Path, what: str, *, escape: str | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, what: str, *, escape: str | None = None, check: str = "the path"
+) -> Iterator[Row]:
     """The rows of a `.jsonl` (or `.ndjson`), `.csv`, `.tsv` or `.parquet` file, in order, blank
     lines left out. Fields of CSV are texts; `escape` is its escape character, None for none.
-    `what` names the file's purpose in errors.
+    `what` names the file's purpose in errors, `check` what to look at where it is not there.
 
     Raises InputError for a file of another format, one that cannot be read, that is no UTF-8, or
     that is damaged, and for a row that is not one.
     """
     read = _reader_of(path, what, escape)
-    try:
+    with explain_failures(path, what, check):
         yield from read(path)
+
+
+@contextmanager
+def explain_failures(path: Path, what: str, check: str = "the path") -> Iterator[None]:
+    """Raises InputError in place of what reading raises: no such file, or a text that is no
+    UTF-8."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
-            f"expected {what} at {path}, could not read it ({error.strerror}): check the path"
+            f"expected {what} at {path}, could not read it ({error.strerror}): check {check}"
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(

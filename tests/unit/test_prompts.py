@@ -30,7 +30,8 @@ def test_rows_come_in_order_and_equal_prompts_once(tmp_path: Path) -> None:
         '{"prompt": "b", "group": "x"}',
         "",
         '{"prompt": "a"}',
-        '{"prompt": "b", "group": "y"}',
+        '{"prompt": "b", "group": "x"}',
+        '{"prompt": " b "}',
     )
     assert read_prompts(name) == (PromptRow("b", "x"), PromptRow("a", None))
 
@@ -39,7 +40,7 @@ def test_rows_come_in_order_and_equal_prompts_once(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "line 1: expected a JSON object, found invalid JSON"),
-        ('["a"]', 'expected {"prompt": "..."}'),
+        ('["a"]', "line 1: expected a JSON object, found '[\"a\"]'"),
         ('{"prompt": 3}', 'expected {"prompt": "..."}'),
         ('{"prompt": "a", "group": 3}', "expected a text as group, found 3"),
         ('{"prompt": "  "}', "expected a prompt, found an empty text"),

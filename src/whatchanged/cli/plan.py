@@ -21,7 +21,7 @@ from whatchanged.plan import (
     render_plan,
 )
 from whatchanged.planned_calls import Judged, measure_judged
-from whatchanged.prompts import read_prompts
+from whatchanged.prompt_bank import read_prompt_bank
 
 # What decides how long a text takes; the rest of a config changes how many there are.
 _SAME = ("base", "intervention", "decode", "embed", "run")
@@ -33,7 +33,8 @@ _SAME_JUDGES = ("hypothesize", "judge")
 def show_plan(config_path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
     """Prints the plan of a config; returns 0."""
     config = load_config(config_path, overrides).config
-    prompts = count_prompts(read_prompts(config.prompts.file), config.prompts.validation_share)
+    bank = read_prompt_bank(config.prompts)
+    prompts = count_prompts(bank.rows, config.prompts.validation_share)
     runs = Path("runs")
     plan = plan_audit(config, prompts, find_rates(config, runs), find_judged(config, runs))
     say(json.dumps(plan.to_json()) if as_json else aligned(render_plan(plan)))

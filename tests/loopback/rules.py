@@ -68,8 +68,10 @@ def read_parts(asked: Asked) -> Parts:
 
 def answer(asked: Asked, rule: str, noise: Noise) -> Any:
     """The answer as a JSON value, as the parts suggest: a score, a preference, one theme of all
-    findings, or proposals."""
+    findings, proposals, or prompts about an area."""
     parts = read_parts(asked)
+    if "area" in parts:
+        return {"prompts": _write_prompts(parts)}
     if "text" in parts:
         return {"score": _noisy(_score(parts, "text", rule), asked.model, parts, noise)}
     if {"criterion", "text A", "text B"} <= parts.keys():
@@ -78,6 +80,18 @@ def answer(asked: Asked, rule: str, noise: Noise) -> Any:
     if found:
         return {"themes": [{"title": "One voice", "sentence": "They differ.", "findings": found}]}
     return _fill(asked.schema, _contrast(parts))
+
+
+def _write_prompts(parts: Parts) -> list[str]:
+    """As many prompts as asked for, numbered on from those already written; of the first two, the
+    second repeats the first. An area that holds "few" has two in all, whatever is asked."""
+    area, n = parts["area"], int(parts["number"])
+    told = parts["already written"]
+    n_known = 0 if told == "nothing yet" else len(told.splitlines())
+    if "few" in area:
+        return [f"Only {i} of {area}?" for i in (1, 2)]
+    written = [f"Question {n_known + i} about {area}?" for i in range(1, n + 1)]
+    return [written[0], f" {written[0]} ", *written[1:-1]] if n_known == 0 and n > 1 else written
 
 
 def is_met(criterion: str, text: str, rule: str) -> bool:

@@ -106,6 +106,23 @@ def plan(config: ConfigPath, /, *, overrides: Overrides = (), as_json: AsJson = 
 
 
 @app.command
+def prompts(
+    config: Annotated[Path, Parameter(name="CONFIG", help="Areas and a writer, as YAML.")],
+    /,
+    *,
+    overrides: Overrides = (),
+    out: Annotated[
+        Path | None, Parameter(help="The JSONL file; by default beside CONFIG, with its name.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Lets a model behind an API write a prompt bank, so many prompts for each area."""
+    from whatchanged.cli.prompts import write_bank
+
+    return write_bank(config, overrides, out=out, as_json=as_json)
+
+
+@app.command
 def status(
     run: Annotated[
         Path | None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import io
 import json
+import logging
 import os
 import resource
 import signal
@@ -19,6 +21,7 @@ import pytest
 import whatchanged
 from tests.flows.conftest import Finished
 from whatchanged.keys import file_digest
+from whatchanged.prompts import read_prompts
 from whatchanged.store.embeddings import EmbeddingCache
 
 PROJECT = Path(__file__).parents[2]
@@ -217,3 +220,26 @@ def test_a_tracker_that_fails_costs_a_warning_and_nothing_else(
     assert whatchanged.load(folder).summary["tracking"] == summary["tracking"]
     assert findings_of(folder) == findings_of(finished.folder)
     assert finished.summary["tracking"] == {}
+
+
+def test_a_bank_with_duplicates_is_the_same_audit_and_says_so(
+    finished: Finished, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = read_prompts("demo:prompts.jsonl")
+    bank = tmp_path / "bank.csv"
+    with bank.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["group", "prompt"])
+        writer.writerows((row.group, row.prompt) for row in (*rows, *rows[:3]))
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addHandler(caplog.handler)
+    try:
+        summary = run(finished.config, tmp_path / "again", prompts__file=bank)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert summary["prompts"] == {"n": len(rows), "n_duplicates": 3, "format": "rows"}
+    assert f"3 of {len(rows) + 3} prompts were left out" in caplog.text
+    assert finished.summary["prompts"]["n_duplicates"] == 0
+    assert whatchanged.load(tmp_path / "again").summary["prompts"] == summary["prompts"]
+    # The same rows under the same keys: nothing is decoded again.
+    assert count(summary, "n_decoded") == 0

@@ -17,10 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from whatchanged.demo import file_at
 from whatchanged.errors import InputError
@@ -29,6 +26,10 @@ from whatchanged.model_config import ModelConfig
 from whatchanged.prompts import PromptRow
 from whatchanged.records import Completion, Finish, Side
 from whatchanged.table_files import check_columns, check_unicode, read_header, read_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Raise it with any change that deals out other texts of the same file.
 VERSION = 1
@@ -164,6 +165,8 @@ def _group(prompt: str, found: Mapping[Side, Recorded]) -> str | None:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, side: str | None, _changed_ns: int, _n_bytes: int) -> Recorded:
+    import numpy as np
+
     escape = "\\" if (is_reference := read_header(path) == _REFERENCE_HEADER) else None
     completions: list[Completion] = []
     rows_of: dict[str, list[int]] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from whatchanged.bank import open_bank
 from whatchanged.cli.status import list_runs
 from whatchanged.cli.terminal import aligned, say
 from whatchanged.config import AuditConfig
@@ -21,7 +22,6 @@ from whatchanged.plan import (
     render_plan,
 )
 from whatchanged.planned_calls import Judged, measure_judged
-from whatchanged.prompt_bank import read_prompt_bank
 
 # What decides how long a text takes; the rest of a config changes how many there are.
 _SAME = ("base", "intervention", "decode", "embed", "run")
@@ -33,7 +33,7 @@ _SAME_JUDGES = ("hypothesize", "judge")
 def show_plan(config_path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
     """Prints the plan of a config; returns 0."""
     config = load_config(config_path, overrides).config
-    bank = read_prompt_bank(config.prompts)
+    bank = open_bank(config)
     prompts = count_prompts(bank.rows, config.prompts.validation_share)
     runs = Path("runs")
     plan = plan_audit(config, prompts, find_rates(config, runs), find_judged(config, runs))

@@ -1,6 +1,6 @@
 """Record texts of the embedded pair, as someone who has no more than the texts would bring them.
 
-    python -m whatchanged.demo.record [--texts-per-prompt N] [--out FILE]
+python -m whatchanged.demo.record [--texts-per-prompt N] [--out FILE]
 """
 
 from __future__ import annotations

@@ -51,9 +51,8 @@ def test_recorded_texts_show_what_changed_and_no_model_is_asked(
     summary = audit(config=str(config), run_dir=str(folder))
     run = whatchanged.load(folder)
 
-    there = run.texts.merge(run.prompts[["prompt_key", "prompt"]], on="prompt_key")
     known = set(recorded[["side", "prompt", "text"]].itertuples(index=False, name=None))
-    pair = there[there["side"].isin(["base", "intervention"])]
+    pair = run.texts[run.texts["side"].isin(["base", "intervention"])]
     assert set(pair[["side", "prompt", "text"]].itertuples(index=False, name=None)) <= known
     assert not (pair["finish"] == "failed").any()
     assert summary["recorded"]["n_prompts_alone"] == {"base": 1, "intervention": 0}

@@ -139,7 +139,9 @@ def _check_told_apart(sides: Mapping[Side, ModelConfig], found: Mapping[Side, Re
     if len(sides) < 2:
         return
     one, other = sides.values()
-    if one.texts != other.texts:
+    if one.texts is None or other.texts is None:
+        return
+    if file_at(one.texts).resolve() != file_at(other.texts).resolve():
         return
     if not found["base"].has_sides:
         raise InputError(

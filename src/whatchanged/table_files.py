@@ -48,8 +48,7 @@ def explain_failures(path: Path, what: str, check: str = "the path") -> Iterator
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: expected UTF-8 text, found a byte that is none at {error.start}: "
-            "save it as UTF-8"
+            f"{path}: expected UTF-8 text, found {error.reason}: save it as UTF-8"
         ) from None
 
 

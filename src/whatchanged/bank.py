@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from whatchanged.config import AuditConfig
 from whatchanged.prompt_bank import PromptBank, PromptRow, read_prompt_bank
-from whatchanged.recorded import RecordedBank, match_prompts
+from whatchanged.recorded import match_prompts
 from whatchanged.records import Prompt, Split
 
 
@@ -23,6 +23,12 @@ def open_bank(config: AuditConfig) -> PromptBank:
     if config.recorded:
         return PromptBank(match_prompts(config.recorded).rows, 0, "recorded texts")
     return read_prompt_bank(config.prompts)
+
+
+def count_comparable(config: AuditConfig) -> int | None:
+    """How many recorded texts of one side have counterparts on the other, in all; None where
+    nothing is recorded. Raises what reading them raises."""
+    return sum(match_prompts(config.recorded).n_for_pair.values()) if config.recorded else None
 
 
 def count_available(
@@ -71,23 +77,12 @@ def describe_recording(config: AuditConfig, prompts: Sequence[Prompt]) -> dict[s
         "n_texts": dict(bank.n_texts),
         "n_prompts": len(bank.rows),
         "n_prompts_alone": dict(bank.n_alone),
-        "n_comparable_per_side": sum(bank.n_for_pair.values()),
+        "n_comparable_per_side": count_comparable(config),
         "n_discovery_per_side": _sum(
             count_available(config, prompts, is_null=False) or {}, prompts, "discovery"
         ),
         "why_no_control": why_no_control(config, prompts),
     }
-
-
-def name_left_out(bank: RecordedBank) -> str:
-    """The prompts that only one side has, as a sentence; empty where there are none."""
-    parts = [f"{n:,} of the {side}" for side, n in bank.n_alone.items() if n]
-    if not parts:
-        return ""
-    return (
-        f"prompts left out because only one side has texts of them: {' and '.join(parts)}; "
-        f"{len(bank.rows):,} are shared"
-    )
 
 
 def _sum(counts: Mapping[str, int], prompts: Sequence[Prompt], split: Split | str) -> int:

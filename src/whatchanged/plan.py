@@ -100,8 +100,10 @@ def plan_audit(
     prompts: PromptCounts,
     rates: Rates | None,
     judged: Judged | None = None,
+    n_recorded: int | None = None,
 ) -> Plan:
-    """What the audit of `config` takes on that many prompts.
+    """What the audit of `config` takes on that many prompts; of recorded sides there are about
+    `n_recorded` texts each, in equal parts per prompt.
 
     Texts that the cache already holds are counted: they are part of the audit, though not decoded
     again. The lower ends of validation assume one hypothesis that its first
@@ -113,10 +115,19 @@ def plan_audit(
         "discovery": _discovery_texts(config.sample_after_screen(prompts.discovery)),
         "validation": _validation_texts(config, prompts),
     }
+    n_recorded_of = _per_split(n_recorded or 0, prompts)
+    if n_recorded is not None:
+        splits = {name: _at_most(part, n_recorded_of[name]) for name, part in splits.items()}
     texts = {"base": {**screen, **splits}, "intervention": {**screen, **splits}}
     if config.validation.null_control:
-        texts["null control"] = splits
+        is_halved = n_recorded is not None and "base" in config.recorded
+        texts["null control"] = {
+            name: _at_most(part, n_recorded_of[name] // 2) if is_halved else part
+            for name, part in splits.items()
+        }
     n_texts = _total(part for parts in texts.values() for part in parts.values())
+    writing = [side for side in config.sides if side not in config.recorded]
+    written = _total(part for side in writing for part in _of_side(texts, side))
     tokens_per_text = rates.tokens_per_text if rates else None
     asked = {
         side: Subject(_total(_of_side(texts, side)), prompts.mean_bytes, prompts.most_bytes)
@@ -128,7 +139,7 @@ def plan_audit(
         texts=texts,
         n_texts=n_texts,
         # A reply is at least the token that ends it.
-        n_tokens=Range(n_texts.low, n_texts.high * config.decode.max_new_tokens),
+        n_tokens=Range(written.low, written.high * config.decode.max_new_tokens),
         seconds=_scaled(n_texts, rates.seconds_per_text if rates else None),
         disk_bytes=_scaled(n_texts, rates.bytes_per_text if rates else None),
         judge_calls=planned.calls,
@@ -220,6 +231,17 @@ def _validation_texts(config: AuditConfig, prompts: PromptCounts) -> Range:
         math.ceil(config.tested.looks.at[0] * config.validation.texts_per_hypothesis / 2),
         math.ceil(in_all / 2) + n_groups * math.ceil(in_group / 2) + rounding,
     )
+
+
+def _per_split(n_texts: int, prompts: PromptCounts) -> dict[str, int]:
+    """Texts that prompts share equally, by split; rounded up."""
+    n_prompts = max(prompts.discovery + prompts.validation, 1)
+    of = {"discovery": prompts.discovery, "validation": prompts.validation}
+    return {split: math.ceil(n_texts * n / n_prompts) for split, n in of.items()}
+
+
+def _at_most(planned: Range, n: int) -> Range:
+    return Range(min(planned.low, n), min(planned.high, n))
 
 
 def _scaled(n_texts: Range, per_text: float | None) -> Estimate:

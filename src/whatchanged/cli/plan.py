@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from whatchanged.bank import open_bank
+from whatchanged.bank import count_comparable, open_bank
 from whatchanged.cli.status import list_runs
 from whatchanged.cli.terminal import aligned, say
 from whatchanged.config import AuditConfig
@@ -35,8 +35,10 @@ def show_plan(config_path: Path, overrides: Sequence[str], *, as_json: bool) -> 
     config = load_config(config_path, overrides).config
     bank = open_bank(config)
     prompts = count_prompts(bank.rows, config.prompts.validation_share)
-    runs = Path("runs")
-    plan = plan_audit(config, prompts, find_rates(config, runs), find_judged(config, runs))
+    runs, n_recorded = Path("runs"), count_comparable(config)
+    plan = plan_audit(
+        config, prompts, find_rates(config, runs), find_judged(config, runs), n_recorded
+    )
     say(json.dumps(plan.to_json()) if as_json else aligned(render_plan(plan)))
     return 0
 

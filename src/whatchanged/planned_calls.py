@@ -22,7 +22,7 @@ from whatchanged.records import Question, Side
 # What calls are expected to come to where no earlier run says: figures of the demo pair.
 _LIKELY_HYPOTHESES, _LIKELY_TEXTS, _LIKELY_CLUSTERS = 32, 3.0, 12
 # The shares of those texts that the cheap and the expensive judge are asked about.
-_LIKELY_SHARES = {"cascade": (1.0, 0.2), "waves": (0.8, 0.045), "expensive": (0.0, 1.0)}
+_LIKELY_SHARES = {"cascade": (1.0, 0.2), "waves": (0.8, 0.05), "expensive": (0.0, 1.0)}
 _LIKELY_LENGTH = 0.54  # of a text, as a share of decode.max_new_tokens
 # A verdict is one number in JSON. Models that reason before they answer bill that too: only an
 # earlier run can tell how much.

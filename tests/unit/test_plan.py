@@ -264,4 +264,4 @@ def test_an_earlier_run_by_local_judges_says_how_many_texts_there_are(tmp_path: 
     assert judged is not None
     plan = plan_audit(paid_config(tmp_path), PROMPTS, None, judged)
     assert plan.expected_calls["cheap"] == pytest.approx(0.8 * 2000)
-    assert plan.expected_calls["expensive"] == pytest.approx(0.07 * 2000)
+    assert plan.expected_calls["expensive"] == pytest.approx(0.05 * 2000)

@@ -187,7 +187,7 @@ def test_where_nothing_changed_waves_by_blinded_scores_keep_the_level():
         strata, order = stratify_texts(calibrated, (0.4, 0.6)), permanent_order(n, seed)
         judged, p_values, between, before = np.zeros(n, dtype=bool), [], [], None
         for share in (0.05, 0.2, 0.5):
-            judged = choose_wave(strata, order, share, judged)
+            judged = choose_wave(strata, order, share, 1.0, judged)
             merged = merge_scores(calibrated, meets, judged)
             p_values.append(
                 permutation_p_value(

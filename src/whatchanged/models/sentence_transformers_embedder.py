@@ -37,7 +37,7 @@ Precision = Literal["float32", "bfloat16"]
 # Part of the identity: raise it with any change that alters a vector.
 _SCHEME_VERSION = 2
 # A GPU wants to be filled. On a CPU more is no faster, and each width's last batch is filled up.
-_TOKENS_PER_BATCH = {"cpu": 512, "cuda": 16_384}
+_TOKENS_PER_BATCH = {"cpu": 256, "cuda": 16_384}
 # Where the tokenizer cannot be asked: characters per token of common languages.
 _CHARACTERS_PER_TOKEN = 4
 

@@ -78,7 +78,7 @@ def audit(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=250,
+        timeout=800,
         check=False,
     )
     return done.returncode, done.stdout

@@ -174,7 +174,7 @@ def child(
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=800,
         check=False,
         preexec_fn=limit,
     )

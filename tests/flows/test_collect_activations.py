@@ -306,7 +306,7 @@ def child(run: Path, cache: Path, api: str, fault: str) -> tuple[int, str]:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=800,
         check=False,
     )
     return done.returncode, done.stderr

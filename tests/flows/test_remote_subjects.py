@@ -170,7 +170,7 @@ def start_child(
 
 
 def end_child(process: subprocess.Popen[str]) -> tuple[int, str]:
-    said, _ = process.communicate(timeout=280)
+    said, _ = process.communicate(timeout=800)
     return process.returncode, said
 
 

@@ -71,6 +71,10 @@ def project_with(folder: Path, body: str) -> Path:
     return folder
 
 
+# Processor time of `import pydantic, yaml` on the machine that the bound of 0.5 s was set on.
+YARDSTICK_S = 0.06
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["plan", "small.yaml"], ["status"], ["plan", "--help"]]
 )
@@ -82,22 +86,27 @@ def test_light_commands_start_fast_and_load_no_heavy_library(
         "heavy = {'torch', 'prefect', 'pandas', 'scipy', 'sklearn', 'transformers', 'matplotlib'}; "
         "print(*sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
-    seconds = []
+    command, yardstick = [], []
     for _ in range(3):
-        before = cpu_seconds_of_children()
-        child = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=here, capture_output=True, text=True
-        )
-        seconds.append(cpu_seconds_of_children() - before)
+        child, seconds = timed_child("-c", code, *arguments, cwd=here)
         assert child.returncode == 0, child.stderr
         assert child.stderr.splitlines()[-1] == ""
-    assert min(seconds) < 0.5
+        command.append(seconds)
+        yardstick.append(timed_child("-c", "import pydantic, yaml", cwd=here)[1])
+    # Half a second, and on a slower machine as much longer as its Python takes to start.
+    assert min(command) < 0.5 * max(1.0, min(yardstick) / YARDSTICK_S)
 
 
-def cpu_seconds_of_children() -> float:
-    """Work done, which wall time is not where neighbours share the cores."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def timed_child(*arguments: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A Python with these arguments, and its processor seconds: wall time is shared with others."""
+
+    def seconds() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = seconds()
+    child = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
+    return child, seconds() - before
 
 
 def test_the_package_runs_as_a_module(here: Path) -> None:

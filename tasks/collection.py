@@ -62,7 +62,7 @@ class TextChunk:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root)
+        return ArtifactStore(self.root, self.config.run.store)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Collection:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root)
+        return ArtifactStore(self.root, self.config.run.store)
 
     @property
     def on_gpu(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from prefect import get_run_logger, task
@@ -65,7 +64,7 @@ def decode(
                 counted_as=comparison.counted_as[chunk.side],
                 settings=settings,
                 config=job.config,
-                root=job.root,
+                outputs=job.store,
                 run=job.ledger.run,
             )
             for number, chunk in enumerate(chunks)
@@ -141,17 +140,16 @@ def _decode_chunk(
     counted_as: str,
     settings: DecodeConfig,
     config: AuditConfig,
-    root: Path,
+    outputs: ArtifactStore,
     run: str,
 ) -> Manifest:
-    store = ArtifactStore(root)
-    if known := recall(store, key):
+    if known := recall(outputs, key):
         return known
     point("decode.before_chunk")
     check_decoder(identity, model, settings, config.prompts.format)
     decoder = load_decoder(
         model, settings, config.prompts.format, config.run.device,
-        budget=config.budget, ledger=Ledger(root, run).charged_to(PAYER[counted_as]),
+        budget=config.budget, ledger=Ledger(outputs.root, run).charged_to(PAYER[counted_as]),
     )  # fmt: skip
     started = time.perf_counter()
     texts = tabulate_texts(chunk, decoder.decode(chunk.requests))
@@ -161,7 +159,7 @@ def _decode_chunk(
     if is_unfinished:
         # Kept for this run alone: the next one asks again, and pays for no answer twice.
         key = content_key("unfinished/1", key, texts["text"].tolist(), texts["finish"].tolist())
-    store.put_table(key, texts)
+    outputs.put_table(key, texts)
     counts: dict[str, Count] = {
         "counted_as": counted_as,
         "n_screen": len(texts) if chunk.split == "screen" else 0,
@@ -174,4 +172,4 @@ def _decode_chunk(
         reasons = texts.loc[texts["finish"] == "failed", "reason"].value_counts()
         logger.warning("%d texts failed, most often: %s", n_failed, reasons.index[0])
     manifest = Manifest(key=key, n=len(texts), seconds=seconds, counts=counts)
-    return manifest if is_unfinished else remember(store, manifest)
+    return manifest if is_unfinished else remember(outputs, manifest)

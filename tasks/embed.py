@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -82,7 +81,7 @@ def _spread(job: Job, blocks: list[list[str]]) -> Iterator[EmbeddedBlock]:
             settings=settings,
             identity=identity,
             device=job.config.run.device,
-            root=job.root,
+            outputs=job.store,
         )
         for number, block in enumerate(blocks)
     ]
@@ -94,17 +93,21 @@ def _spread(job: Job, blocks: list[list[str]]) -> Iterator[EmbeddedBlock]:
 
 @task(name="embed block", **CACHED, **RETRIED)
 def _embed_block(
-    key: str, texts: list[str], settings: EmbedConfig, identity: str, device: str, root: Path
+    key: str,
+    texts: list[str],
+    settings: EmbedConfig,
+    identity: str,
+    device: str,
+    outputs: ArtifactStore,
 ) -> Manifest:
-    store = ArtifactStore(root)
-    if known := recall(store, key):
+    if known := recall(outputs, key):
         return known
     check_embedder(identity, settings)
     embedder = load_embedder(settings, device)
     started = time.perf_counter()
     found = embed_block(texts, embedder)
     seconds = time.perf_counter() - started
-    store.put_arrays(key, {"rows": found.rows})
+    outputs.put_arrays(key, {"rows": found.rows})
     counts = {"n_truncated": found.n_truncated}
     get_run_logger().info("%d segments in %.1f s", len(texts), seconds)
-    return remember(store, Manifest(key=key, n=len(texts), seconds=seconds, counts=counts))
+    return remember(outputs, Manifest(key=key, n=len(texts), seconds=seconds, counts=counts))

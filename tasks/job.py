@@ -112,7 +112,7 @@ class Job:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root)
+        return ArtifactStore(self.root, self.config.run.store)
 
     @property
     def vectors(self) -> EmbeddingCache:

@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root)
+        return ArtifactStore(self.root, self.config.run.store)
 
     @property
     def on_gpu(self) -> bool:

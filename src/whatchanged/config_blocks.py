@@ -43,8 +43,9 @@ def _sentence(kind: type[Block], detail: Any) -> str:
     if detail["type"] == "none_required":
         return f"{dotted}: expected null (not supported by this version), found {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ")
-    if not location:  # what is wrong between blocks; the whole config would follow
-        return str(message)
+    if not location or isinstance(detail["input"], Mapping):
+        # What is wrong between keys says so by itself; all of them would follow, secrets included.
+        return ": ".join(filter(None, [dotted, str(message)]))
     return f"{dotted}: {message}, found {detail['input']!r}"
 
 

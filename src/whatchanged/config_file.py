@@ -27,6 +27,7 @@ _PATHS = (
     ("intervention", "steering"),
     ("prompts", "file"), ("prompts", "dataset", "name"), ("embed", "model"),
     ("activations", "saes", "folder"), ("report", "ground_truth"), ("budget", "prices"),
+    ("run", "store"),
 )  # fmt: skip
 
 

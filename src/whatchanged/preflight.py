@@ -15,6 +15,7 @@ from whatchanged.models.offline import keep_offline
 from whatchanged.models.ray_cluster import check_ray
 from whatchanged.prompts import split_prompts
 from whatchanged.store.runs import RunFolder
+from whatchanged.store.shared import SharedFolder
 from whatchanged.truth import read_ground_truth
 
 
@@ -27,7 +28,7 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     """Nothing, where the audit can start. An offline one is held to this machine from here on.
 
     Raises InputError, ConfigError or MissingDependencyError for prompts, models, a number of
-    clusters, a ground truth, a run folder, a key or a price that cannot be used.
+    clusters, a ground truth, a run folder, a key, a price or a shared store that cannot be used.
     """
     keep_offline(config.run.offline)
     RunFolder.check(run_dir)
@@ -51,3 +52,5 @@ def check_audit(config: AuditConfig, run_dir: Path) -> None:
     check_apis(config)
     if config.run.runner == "ray":
         check_ray(config.run.ray_address)
+    if config.run.store is not None:
+        SharedFolder(config.run.store).check()

@@ -200,6 +200,24 @@ def test_workers_embed_the_same_vectors_as_this_process(
     assert np.array_equal(vectors, others)
 
 
+def test_a_machine_without_the_cache_takes_the_texts_from_the_shared_store(
+    config: Path, threads: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"run.store=file://{tmp_path}/shared"
+    first = decode_screen(config, store, "run.runner=processes", "run.workers=2")
+    pd.testing.assert_frame_equal(first, threads, check_exact=True)
+    monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "another"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("tasks.decode.load_decoder", refuse)
+    pd.testing.assert_frame_equal(decode_screen(config, store), threads, check_exact=True)
+    with pytest.raises(Exception, match="decoded again"):
+        monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "third"))
+        decode_screen(config)
+
+
 def test_a_worker_without_the_model_says_so_and_what_to_do(config: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(resolve_model("demo:base").path, model)

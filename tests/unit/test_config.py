@@ -166,3 +166,30 @@ def test_a_config_cannot_be_changed(config_file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3  # type: ignore[misc]  # what the test is about
     assert isinstance(config, AuditConfig)
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        ("{store: shared}", "write ./shared for a folder beside this file"),
+        ("{store: 'sftp://me:secret@host/a'}", "`store` holds a password"),
+        ("{store: 's3://bucket/a', offline: true}", "`offline` connects to no other machine"),
+    ],
+)
+def test_a_store_that_cannot_be_shared_is_refused(
+    config_file: Path, run: str, sentence: str
+) -> None:
+    config_file.write_text(f"{TWO_MODELS}run: {run}\n")
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_config(config_file)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_store_is_a_url_or_a_folder_beside_the_file(config_file: Path) -> None:
+    for written, meant in [
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("/mnt/a", "/mnt/a"),
+        ("./a", str(config_file.parent / "a")),
+    ]:
+        config_file.write_text(f"{TWO_MODELS}run: {{store: {written}}}\n")
+        assert load_config(config_file).config.run.store == meant

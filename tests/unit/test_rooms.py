@@ -180,6 +180,7 @@ def test_only_the_models_room_talks_to_a_gpu_or_a_network() -> None:
         if not path.is_relative_to(LIBRARY / "models") and path not in DEMO_TOOLS
     ]
     assert importers_of(outside, banned) == []
+    assert importers_of(outside, {"fsspec"}) == ["src/whatchanged/store/shared.py: fsspec"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -2,7 +2,8 @@
 
 One file per artifact, `artifacts/ab/<key>`: a header line in JSON (format, key, kind, length and
 the SHA-256 over all of them and the payload), then the payload. No lock is needed: the first
-publisher of a key wins, and readers see a whole file or none.
+publisher of a key wins, and readers see a whole file or none. Machines without a common disk
+exchange the same files through a shared folder (`store.shared`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from whatchanged.errors import ArtifactDamagedError, ArtifactMissingError
 from whatchanged.keys import bytes_digest
 from whatchanged.store import atomic, codec
+from whatchanged.store.shared import SharedFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +47,16 @@ class ArtifactStore:
     counted in `n_damaged` and raises ArtifactDamagedError. Both mean: compute it again and put it.
     A put over a sound artifact changes nothing, over a damaged one repairs it; it raises
     StorageError where the disk refuses.
+
+    With `shared`, the URL of a folder that other machines use as well, what is not below the root
+    is looked for there and kept here, and whatever is put or read is there from then on; methods
+    then also raise what `SharedFolder` raises.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: str | None = None) -> None:
         self.root = root
         self.n_damaged = 0
+        self._shared = SharedFolder(shared) if shared else None
 
     def put_json(self, key: str, value: object) -> None:
         """Store a JSON value (`codec.json_bytes` says what it may hold)."""
@@ -101,8 +108,11 @@ class ArtifactStore:
     def _put(self, key: str, kind: Kind, payload: bytes) -> None:
         path = self.path(key)
         header = _header_bytes(key, kind, payload)
-        if not atomic.publish(path, header, payload) and not self.has(key):
+        if atomic.publish(path, header, payload):
+            self._share(key, header + payload)
+        elif not self.has(key):
             atomic.publish(path, header, payload)
+            self._share(key, header + payload)
 
     def _get(self, key: str, kind: Kind) -> memoryview:
         data = self._sound_bytes(key)
@@ -112,19 +122,36 @@ class ArtifactStore:
         return memoryview(data)[data.index(b"\n") + 1 :]
 
     def _sound_bytes(self, key: str) -> bytes:
-        path = self.path(key)
         try:
-            data = path.read_bytes()
+            data = self.path(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise ArtifactMissingError(
-                f"no artifact {key} in {self.root}: run its stage again"
-            ) from None
+            return self._fetch(key)
         if not _is_sound(key, data):
             self._quarantine(key)
             raise ArtifactDamagedError(
                 f"artifact {key} in {self.root} is damaged ({len(data):,} bytes that do not match"
                 " their digest): moved to quarantine; run its stage again"
             )
+        self._share(key, data)
+        return data
+
+    def _share(self, key: str, data: bytes) -> None:
+        if self._shared:
+            self._shared.write(_shared_name(key), data)
+
+    def _fetch(self, key: str) -> bytes:
+        """What another machine left in the shared folder, kept here from now on."""
+        data = self._shared.read(_shared_name(key)) if self._shared else None
+        if data is None:
+            raise ArtifactMissingError(f"no artifact {key} in {self.root}: run its stage again")
+        if self._shared and not _is_sound(key, data):
+            self._shared.set_aside(_shared_name(key))
+            self.n_damaged += 1
+            raise ArtifactDamagedError(
+                f"artifact {key} in {self._shared.url} is damaged ({len(data):,} bytes that do not "
+                "match their digest): moved to quarantine there; run its stage again"
+            )
+        atomic.publish(self.path(key), data)
         return data
 
     def _quarantine(self, key: str) -> None:
@@ -150,6 +177,10 @@ def quarantine_path(root: Path, name: str) -> Path:
     while (path := folder / f"{name}.{os.getpid()}.{serial}").exists():
         serial += 1
     return path
+
+
+def _shared_name(key: str) -> str:
+    return f"artifacts/{key[:2]}/{key}"
 
 
 def _header_bytes(key: str, kind: str, payload: bytes | memoryview) -> bytes:

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ import pytest
 
 from tests.flows.conftest import SMALL, Finished
 from tests.flows.test_audit import findings_of, run
-from whatchanged.errors import ConfigError, MissingDependencyError
+from whatchanged.errors import ArtifactMissingError, ConfigError, MissingDependencyError
 from whatchanged.models.ray_cluster import check_ray
 from whatchanged.models.weights import resolve_model
 from whatchanged.run_config import RunConfig
@@ -46,10 +48,38 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Path:
+def far_worker(cache: Path) -> Iterator[str]:
+    """The address of a Ray cluster whose only workers see another disk at the path of the cache."""
+    pytest.importorskip("prefect_ray", reason="the extra `ray` is not installed")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    alone = ["unshare", "--mount", "sh", "-c"]
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no right to give a process mounts of its own")
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "120"}
+    head = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    command = (
+        'mount -t tmpfs none "$1" && exec "$2" -m ray.scripts.scripts start --block '
+        '--address="$3" --num-cpus=2'
+    )
+    node = subprocess.Popen([*alone, command, "sh", cache, sys.executable, head.address])
+    yield str(head.address)
+    node.terminate()
+    node.wait(60)
+    head.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Path:
     """The small audit, with a cache without a text."""
     assert prefect_api
-    monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("WHATCHANGED_CACHE", str(cache))
     path = tmp_path / "small.yaml"
     path.write_text(SHORT)
     return path
@@ -216,6 +246,16 @@ def test_a_machine_without_the_cache_takes_the_texts_from_the_shared_store(
     with pytest.raises(Exception, match="decoded again"):
         monkeypatch.setenv("WHATCHANGED_CACHE", str(tmp_path / "third"))
         decode_screen(config)
+
+
+def test_a_worker_with_a_disk_of_its_own_needs_the_shared_store(
+    far_worker: str, config: Path, threads: pd.DataFrame, tmp_path: Path
+) -> None:
+    ray = ("run.runner=ray", f"run.ray_address={far_worker}")
+    with pytest.raises(ArtifactMissingError):
+        decode_screen(config, *ray)
+    texts = decode_screen(config, *ray, f"run.store=file://{tmp_path}/shared")
+    pd.testing.assert_frame_equal(texts, threads, check_exact=True)
 
 
 def test_a_worker_without_the_model_says_so_and_what_to_do(config: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from whatchanged.keys import content_digests, content_keys
 from whatchanged.models.protocols import Embedder
+from whatchanged.nearest import blocks
 from whatchanged.records import NOISE, SEGMENT_COLUMNS
 
 # A stop ends a segment only before white space (so "3.5" and "e.g.x" stay whole), except the
@@ -126,7 +127,7 @@ def mean_by_text(
     """
     sums = np.zeros((n_texts, vectors.shape[1]), dtype=np.float32)
     np.add.at(sums, rows, vectors)
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    means: NDArray[np.float32] = np.zeros_like(sums)
-    np.divide(sums, lengths, out=means, where=lengths > 0)
-    return means
+    for part in blocks(n_texts):
+        lengths = np.linalg.norm(sums[part], axis=1, keepdims=True)
+        np.divide(sums[part], lengths, out=sums[part], where=lengths > 0)
+    return sums

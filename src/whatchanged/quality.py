@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatchanged.errors import UsageError
-from whatchanged.nearest import FloatRows, Labels, limit_threads
+from whatchanged.nearest import FloatRows, Labels, blocks, limit_threads
 from whatchanged.records import NOISE
 
 AnyLabels: TypeAlias = NDArray[np.int32] | NDArray[np.int64]
@@ -139,8 +139,12 @@ def cohesion(embeddings: FloatRows, labels: AnyLabels, centroids: FloatRows) -> 
     """
     n_clusters = len(centroids)
     members = np.flatnonzero(labels != NOISE)
-    directions = _unit_rows(centroids)[labels[members]]
-    cosines = np.einsum("nd,nd->n", _unit_rows(embeddings[members]), directions)
+    directions, cosines = _unit_rows(centroids), np.empty(len(members))
+    for part in blocks(len(members)):
+        rows = members[part]
+        cosines[part] = np.einsum(
+            "nd,nd->n", _unit_rows(embeddings[rows]), directions[labels[rows]]
+        )
     sizes = np.bincount(labels[members], minlength=n_clusters)
     sums = np.bincount(labels[members], weights=cosines, minlength=n_clusters)
     tightness = np.full(n_clusters, np.nan)

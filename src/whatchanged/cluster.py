@@ -33,6 +33,7 @@ from whatchanged.nearest import (
     FloatRows,
     Labels,
     assign,
+    blocks,
     check_rows,
     label_rows,
     limit_threads,
@@ -68,6 +69,7 @@ Method: TypeAlias = Literal["minibatch_kmeans", "hdbscan"]
 
 # Rows held in memory: 200 MB at 384 columns.
 _MAX_SAMPLE = 131_072
+_NEGATIVE_ZERO = 0x8000_0000  # as a float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +237,27 @@ def _find_distinct(rows: FloatRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]
     n, d = rows.shape
     if n == 0 or d == 0:
         return np.zeros(min(n, 1), dtype=np.intp), np.zeros(n, dtype=np.intp)
-    # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes. Rows that differ in
-    # their first eight bytes need no more to be told apart, and sort many times faster by them.
-    beginnings = (rows[:, :2] + np.float32(0)).view(f"u{4 * min(d, 2)}").ravel()
-    first, inverse = np.unique(beginnings, return_index=True, return_inverse=True)[1:]
+    # Rows that differ in their first eight bytes need no more to be told apart, and sort many times
+    # faster by them.
+    begun = (rows[:, :2] + np.float32(0)).view(f"u{4 * min(d, 2)}").ravel()
+    first, inverse = np.unique(begun, return_index=True, return_inverse=True)[1:]
     if len(first) < n and d > 2:
-        whole = (rows + np.float32(0)).view(np.dtype((np.void, 4 * d))).ravel()
-        first, inverse = np.unique(whole, return_index=True, return_inverse=True)[1:]
+        return _find_distinct_whole(rows)
     return first, inverse
+
+
+def _find_distinct_whole(rows: FloatRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """What `np.unique` says of whole rows, without its copies of them."""
+    n, d = rows.shape
+    if any((rows[part].view(np.uint32) == _NEGATIVE_ZERO).any() for part in blocks(n)):
+        rows = rows + np.float32(0)  # turns -0.0 into 0.0, so that equal rows have equal bytes
+    order = np.argsort(rows.view(np.dtype((np.void, 4 * d))).ravel(), kind="stable")
+    is_new = np.ones(n, dtype=np.bool_)
+    for part in blocks(n - 1):
+        is_new[1:][part] = (rows[order[1:][part]] != rows[order[:-1][part]]).any(axis=1)
+    inverse = np.empty(n, dtype=np.intp)
+    inverse[order] = np.cumsum(is_new) - 1
+    return order[is_new], inverse
 
 
 def _no_clusters(n: int, d: int) -> Clustering:

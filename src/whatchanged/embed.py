@@ -113,9 +113,10 @@ def embed_texts(
         rows[part] = found.rows
         n_truncated += found.n_truncated
         cache.put_many(embedder.identity, [keys[i] for i in part], rows[part])
-    row_of = {text: row for row, text in enumerate(distinct)}
-    order = np.fromiter((row_of[text] for text in texts), dtype=np.intp, count=len(texts))
-    return Embedded(rows[order], len(missing), len(distinct) - len(missing), n_truncated)
+    if len(distinct) < len(texts):
+        row_of = {text: row for row, text in enumerate(distinct)}
+        rows = rows[np.fromiter((row_of[text] for text in texts), np.intp, len(texts))]
+    return Embedded(rows, len(missing), len(distinct) - len(missing), n_truncated)
 
 
 def mean_by_text(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whatchanged.cluster import (
+    _find_distinct,
     assign,
     check_n_clusters,
     cohesion,
@@ -552,3 +553,18 @@ def test_a_cluster_that_continues_another_takes_over_its_number():
 def test_a_number_beyond_the_clusters_that_are_left_is_not_taken_over():
     lineage = Lineage(np.array([7, 0], dtype=np.int32), np.ones(2), ("continued", "continued"))
     assert inherit_labels(lineage).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.parametrize("n", [2, 3, 1024, 1025, 3000])
+def test_equal_rows_are_found_as_by_a_look_at_all_their_bytes(n: int, zero: float) -> None:
+    rng = np.random.default_rng(n)
+    rows = rng.integers(0, 3, (n, 5)).astype(np.float32) - 1
+    rows[rows == 0] = np.where(rng.random((rows == 0).sum()) < 0.5, zero, 0.0)
+    rows[-1] = rows[0]  # two at least are equal
+    bytes_of = [(row + np.float32(0)).tobytes() for row in rows]
+    expected = sorted(set(bytes_of))
+    first, inverse = _find_distinct(rows)
+    assert [bytes_of[i] for i in first] == expected
+    assert first.tolist() == [bytes_of.index(one) for one in expected]
+    assert [expected[i] for i in inverse] == bytes_of

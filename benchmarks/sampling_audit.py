@@ -227,6 +227,7 @@ def _decide(
         sample,
         silhouette=clustered.silhouette,
         agreement=clustered.label_agreement,
+        structure_found=clustered.structure_found,
         min_effect=config.validation.min_effect,
         seed=config.seed,
     )

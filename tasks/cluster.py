@@ -60,7 +60,7 @@ def cluster(
     with job.progress.stage("cluster", f"{comparison.name}, round {round_index}"):
         check_n_clusters(job.config.cluster.n_clusters, sum(part.n for part in decoded))
         key = content_key(
-            "cluster/4",
+            "cluster/5",
             job.config.cluster.model_dump(mode="json"),
             job.config.seed,
             [part.key for part in decoded],
@@ -135,6 +135,7 @@ def _cluster(
                 "silhouette": views.focus.silhouette,
                 "davies_bouldin": views.focus.davies_bouldin,
                 "label_agreement": views.focus.label_agreement,
+                "structure_found": int(views.focus.structure_found),
             },
         ),
     )

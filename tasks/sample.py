@@ -47,7 +47,7 @@ def sample(
         bank = [prompt for prompt in load_prompts(job, prompts) if prompt.split == "discovery"]
         there = job.available(job.pair, bank)
         key = content_key(
-            "sample/4",
+            "sample/5",
             job.config.sample.model_dump(mode="json"),
             job.config.validation.min_effect,
             job.config.seed,
@@ -109,6 +109,7 @@ def _sample(
             settings,
             silhouette=clustered.measured("silhouette"),
             agreement=clustered.measured("label_agreement"),
+            structure_found=bool(clustered.counts["structure_found"]),
             min_effect=min_effect,
             seed=seed,
             available=there,

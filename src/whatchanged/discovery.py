@@ -56,7 +56,8 @@ class ClusteredTexts:
     """Discovery texts and segments with `label` and `margin`; one row per cluster and round.
 
     Quality figures are of the segment clusters, and None where they are undefined: fewer than two
-    clusters, no earlier round.
+    clusters, no earlier round. Where `structure_found` is False, the segments form one cloud, which
+    the clusters only cut up.
     """
 
     texts: pd.DataFrame
@@ -66,6 +67,7 @@ class ClusteredTexts:
     silhouette: float | None
     davies_bouldin: float | None
     label_agreement: float | None
+    structure_found: bool
 
 
 class Guide(NamedTuple):
@@ -112,6 +114,7 @@ class _Members:
     centroids: NDArray[np.float32]
     label_of: pd.Series[int]
     quality: Quality
+    structure_found: bool
 
 
 def cluster_texts(
@@ -149,6 +152,7 @@ def cluster_texts(
         parts.quality.silhouette,
         parts.quality.davies_bouldin,
         _agreement(previous, parts),
+        parts.structure_found,
     )
 
 
@@ -174,6 +178,7 @@ def _cluster_replies(
     return _Members(
         "text", np.arange(len(texts)), texts["text"], replies, labels, margins, fit.centroids,
         pd.Series(labels, index=keys), measure_quality(replies, labels, seed=way.seed),
+        fit.structure_found,
     )  # fmt: skip
 
 
@@ -207,7 +212,7 @@ def _cluster_segments(
     return _Members(
         "segment", holders, segments["segment"], vectors, fit.labels[inverse[:n_own]],
         fit.margins[inverse[:n_own]], fit.centroids, pd.Series(labels, index=distinct[is_own]),
-        measure_quality(every.vectors[first[is_own]], labels, seed=way.seed),
+        measure_quality(every.vectors[first[is_own]], labels, seed=way.seed), fit.structure_found,
     )  # fmt: skip
 
 

@@ -84,6 +84,7 @@ def close_round(
     *,
     silhouette: float | None,
     agreement: float | None,
+    structure_found: bool,
     min_effect: float,
     seed: int,
     available: Counts | None = None,
@@ -101,6 +102,7 @@ def close_round(
         label_agreement=agreement,
         silhouette=silhouette,
         share_resolved=share_resolved(evidence, min_effect, groups=groups),
+        structure_found=structure_found,
     )
     prompts = screen_prompts(evidence, min_effect=min_effect, groups=groups)
     clusters = screen_clusters(evidence, min_effect=min_effect, groups=groups)

@@ -70,13 +70,15 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RoundQuality:
-    """A finished round. `round` 0 is the seed; None where a figure is undefined."""
+    """A finished round. `round` 0 is the seed; None where a figure is undefined. Where
+    `structure_found` is False, its clusters only cut up one cloud."""
 
     round: int
     n_texts_per_side: int
     label_agreement: float | None
     silhouette: float | None
     share_resolved: float
+    structure_found: bool
 
 
 def prompt_scores(

@@ -137,3 +137,15 @@ def test_the_largest_differences_come_first() -> None:
         for value in row.values()
         if value != row["cluster"]
     )
+
+
+@pytest.mark.parametrize("n_groups", [1, 4])
+def test_one_cloud_of_segments_is_no_structure(n_groups: int) -> None:
+    rng = np.random.default_rng(0)
+    texts, segments, _ = replies([(side, "p", "Tea.") for side in ("base", "intervention")] * 60)
+    segments = segments.assign(segment_key=[f"s{i}" for i in range(len(segments))])
+    centres = 8 * np.eye(6, dtype=np.float32)[np.arange(len(segments)) % n_groups]
+    vectors = centres + rng.standard_normal(centres.shape).astype(np.float32)
+    config = ClusterConfig(n_clusters=4, n_segment_clusters=4)
+    found = cluster_texts(texts, segments, vectors, config, previous=None, round_index=0, seed=0)
+    assert found.structure_found == (n_groups > 1)

@@ -482,3 +482,10 @@ def test_extra_warnings_never_push_the_summary_beyond_its_lines() -> None:
     summary = SUMMARY | {"failed_items": 2, "n_truncated": 3, "null_control": null}
     run: ExampleRun = replace(make_run(), findings=findings, summary=summary)
     assert len(summarize(run).splitlines()) <= 25
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_clusters_that_only_cut_up_one_cloud_are_called_that(found: bool) -> None:
+    rounds = [{**one, "structure_found": found} for one in SUMMARY["rounds"]]
+    report = build_report(make_run(summary=SUMMARY | {"rounds": rounds}), None)
+    assert ("No structure found: the sentences form one cloud" in report.markdown) != found

@@ -41,6 +41,7 @@ def close(
         config,
         silhouette=0.1,
         agreement=None,
+        structure_found=True,
         min_effect=0.01,
         seed=0,
     )
@@ -78,7 +79,7 @@ def test_no_round_exceeds_the_budget_of_texts() -> None:
 
 
 def test_the_number_of_rounds_is_limited() -> None:
-    history = [RoundQuality(i, 24, None, None, 0.0) for i in range(3)]
+    history = [RoundQuality(i, 24, None, None, 0.0, True) for i in range(3)]
     assert close(4, history, CONFIG).stop_reason
 
 

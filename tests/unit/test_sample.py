@@ -145,7 +145,7 @@ def test_sampling_concentrates_on_a_planted_difference_and_forgets_no_prompt():
 
 
 def finished(round_index, n_texts, agreement=None, silhouette=0.1, resolved=0.5):
-    return RoundQuality(round_index, n_texts, agreement, silhouette, resolved)
+    return RoundQuality(round_index, n_texts, agreement, silhouette, resolved, True)
 
 
 def test_sampling_goes_on_while_nothing_is_settled():

@@ -122,6 +122,8 @@ def write_rounds(run: RunTables) -> list[Block]:
     if not isinstance(rounds, list) or not rounds:
         word = "are unknown" if rounds is None else "were none"
         return [*blocks, Paragraph(line(f"Sampling rounds {word}."), "quiet")]
+    if rounds[-1].get("structure_found") is False:
+        blocks.append(Paragraph(line(_NO_STRUCTURE)))
     if len(rounds) > 1:
         series = tuple(_series(title, name, rounds) for title, name in _PLOTTED)
         alt = f"Figures of {len(rounds)} sampling rounds: " + "; ".join(
@@ -194,6 +196,10 @@ _DIVERGENCE = {
     "texts under both models, per byte.",
     "none": "No text was scored under both models: prompts were compared by sampled texts alone.",
 }
+_NO_STRUCTURE = (
+    "No structure found: the sentences form one cloud, which the clusters only cut up. What a "
+    "cluster holds, and how many there are, means little; findings were tested without them."
+)
 _ROUND_FIGURES = (
     ("Texts per side", "n_texts_per_side"),
     ("Label agreement", "label_agreement"),

@@ -102,7 +102,7 @@ def measure(
 
 def load_network(name: str) -> Any:
     """A model by a config's name, as the decoder loads it."""
-    from whatchanged.config import DecodeConfig, ModelConfig
+    from whatchanged.model_config import DecodeConfig, ModelConfig
     from whatchanged.models.transformers_decoder import load_decoder
 
     return load_decoder(ModelConfig(model=name), DecodeConfig(), "auto", "auto").model

@@ -26,10 +26,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from whatchanged.activations.attribution import contrast, find_contributors
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.demo import demo_path
 from whatchanged.demo.measure import read_bank
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.contribution_totals import pair_collector, total_contributions
 from whatchanged.models.loading import load_scorer
 from whatchanged.models.weight_delta import weight_delta

@@ -66,8 +66,8 @@ def measure(engine: str, folder: Path, n_prompts: int, n_samples: int, n_repeats
     """What one engine makes of the same requests, in this process."""
     import torch
 
-    from whatchanged.config import DecodeConfig, ModelConfig
     from whatchanged.keys import content_key
+    from whatchanged.model_config import DecodeConfig, ModelConfig
     from whatchanged.models.loading import load_decoder
 
     requests = decode_requests(read_prompts(n_prompts), n_samples)

@@ -245,8 +245,8 @@ def decode_fresh(run: Any, side: str, scopes: set[str | None], n_texts: int) -> 
     """Texts `text, group, is_even, is_decoded` of one side that no stage has seen, in one order for
     both sides: `n_texts` evenly over all prompts (`is_even`), and 1,000 (or `n_texts`, if less) in
     all within each group of `scopes`."""
-    from whatchanged.config import DecodeConfig, ModelConfig
     from whatchanged.decode import plan_requests
+    from whatchanged.model_config import DecodeConfig, ModelConfig
     from whatchanged.models.loading import describe_decoder, load_decoder
 
     prompts = [Prompt(*row) for row in run.prompts.itertuples(index=False)]

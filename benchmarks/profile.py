@@ -41,7 +41,7 @@ def measure_decoder(is_quick: bool, model: str = "demo:base") -> Figures:
 
     Both sample at temperature 1 without top-k or top-p, over the same prompts sorted by length.
     """
-    from whatchanged.config import DecodeConfig, ModelConfig
+    from whatchanged.model_config import DecodeConfig, ModelConfig
     from whatchanged.models.transformers_decoder import load_decoder
 
     prompts = read_prompts(32 if is_quick else 64)

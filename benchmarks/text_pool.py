@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
+from whatchanged.config import AuditConfig
 from whatchanged.decode import empty_texts, plan_requests, tabulate_texts
 from whatchanged.divergence import SCORE_COLUMNS, score_requests, tabulate_scores
 from whatchanged.embed import embed_texts, segment_table
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.records import (
     Chunk,

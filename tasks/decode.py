@@ -12,7 +12,7 @@ from tasks.caching import CACHED, RETRIED, Count, Manifest, recall, remember, st
 from tasks.job import SIDES, Comparison, Job
 from tasks.prompts import load_prompts
 from tasks.showing import follow
-from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
+from whatchanged.config import AuditConfig
 from whatchanged.decode import (
     empty_texts,
     plan_chunks,
@@ -21,6 +21,7 @@ from whatchanged.decode import (
     take_known,
 )
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.loading import check_decoder, load_decoder
 from whatchanged.records import Chunk, Purpose
 from whatchanged.store.artifacts import ArtifactStore

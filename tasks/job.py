@@ -18,10 +18,11 @@ from prefect.runtime import flow_run
 from tasks.caching import Manifest
 from tasks.workers import Workers
 from whatchanged.bank import count_available
-from whatchanged.config import AuditConfig, DecodeConfig, ModelConfig
+from whatchanged.config import AuditConfig
 from whatchanged.config_file import LoadedConfig, load_config
 from whatchanged.decode import Stream
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.coupling import why_independent
 from whatchanged.models.device import may_use_gpu
 from whatchanged.models.loading import describe_decoder

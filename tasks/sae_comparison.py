@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tasks.caching import Manifest
 from tasks.job import Progress
-from whatchanged.config import ModelConfig
 from whatchanged.config_file import LoadedConfig
 from whatchanged.keys import Keyable, content_key
+from whatchanged.model_config import ModelConfig
 from whatchanged.models.device import may_use_gpu
 from whatchanged.models.sae_loading import describe_model, load_sae
 from whatchanged.models.saes import Sae

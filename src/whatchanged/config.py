@@ -12,14 +12,14 @@ from whatchanged.config_blocks import Block, parse_block
 from whatchanged.model_config import (
     VLLM,
     Auto,
+    DecodeConfig,
+    ModelConfig,
     check_keys,
     name_recorded_sides,
     name_sides,
     subject_api,
 )
-from whatchanged.model_config import DecodeConfig as DecodeConfig
-from whatchanged.model_config import ModelConfig as ModelConfig
-from whatchanged.prompts_config import PromptsConfig as PromptsConfig
+from whatchanged.prompts_config import PromptsConfig
 from whatchanged.records import Side
 from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource

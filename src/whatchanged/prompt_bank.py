@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from whatchanged.demo import demo_path
+from whatchanged.demo import file_at
 from whatchanged.errors import InputError
 from whatchanged.prompt_bank_formats import (
     BOLD,
@@ -68,7 +68,7 @@ def read_prompt_file(name: str) -> PromptBank:
     a prompt, or not UTF-8; a row without a prompt, with an empty one, or with a value that is no
     text or no valid Unicode; and a prompt that stands in two groups.
     """
-    path = demo_path(name.removeprefix("demo:")) if name.startswith("demo:") else Path(name)
+    path = file_at(name)
     with explain_failures(path, _WHAT, _CHECK):
         shape, found = _open_file(path)
         rows, n_duplicates = merge_duplicates(found)

@@ -8,10 +8,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from whatchanged.config import ModelConfig
 from whatchanged.config_blocks import Block, parse_block
 from whatchanged.config_file import LoadedConfig, read_values
-from whatchanged.model_config import Auto
+from whatchanged.model_config import Auto, ModelConfig
 from whatchanged.run_config import RunConfig
 from whatchanged.sae_source import SaeSource
 

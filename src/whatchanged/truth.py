@@ -9,12 +9,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from whatchanged.demo import demo_path
+from whatchanged.demo import file_at
 from whatchanged.errors import InputError
 
 # A finding is about a behaviour when at least this share of its supporting texts shows it.
@@ -72,7 +71,7 @@ def read_ground_truth(name: str | None) -> tuple[Behaviour, ...] | None:
     """
     if name is None:
         return None
-    path = demo_path(name.removeprefix("demo:")) if name.startswith("demo:") else Path(name)
+    path = file_at(name)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.sampling_audit import run_audit
 from benchmarks.text_pool import Models, TextPool, VectorMemory, load_models
-from whatchanged.config import DecodeConfig, parse_config
+from whatchanged.config import parse_config
 from whatchanged.decode import plan_requests
 from whatchanged.keys import content_key, seed_from_key
+from whatchanged.model_config import DecodeConfig
 from whatchanged.prompts import read_prompts, split_prompts
 from whatchanged.records import Completion, DecodeRequest, Prompt, Side
 

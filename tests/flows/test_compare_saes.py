@@ -14,11 +14,11 @@ import pytest
 
 import whatchanged
 from tests.unit.models.small_saes import make_sae
-from whatchanged.config import ModelConfig
 from whatchanged.demo.categories import categorized_texts
 from whatchanged.demo.pair import DEMO
 from whatchanged.demo.saes import SAE_NAMES, demo_sae_path
 from whatchanged.errors import ConfigError, InputError
+from whatchanged.model_config import ModelConfig
 from whatchanged.models.sae_effects import ablate_features, matched_features
 from whatchanged.models.sae_features import extract_features
 from whatchanged.models.sae_folders import load_sae_folder, sae_arrays, sae_config

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.loading import load_decoder
 from whatchanged.records import Completion, DecodeRequest
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tests.unit.test_components import demo, tiny
 from whatchanged.activations.attribution import contrast, find_contributors
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import UsageError
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.component_model import ComponentModel, RankOneWeights
 from whatchanged.models.components import pad_rows
 from whatchanged.models.contribution_totals import (

@@ -27,8 +27,9 @@ from benchmarks.sampling_measures import (
     open_pool,
 )
 from benchmarks.text_pool import Models, TextPool, VectorMemory
-from whatchanged.config import AuditConfig, DecodeConfig, parse_config
+from whatchanged.config import AuditConfig, parse_config
 from whatchanged.keys import seed_from_key
+from whatchanged.model_config import DecodeConfig
 from whatchanged.models.fakes import FAKE_TEXTS, FakeEmbedder
 from whatchanged.models.lexical_judge import LexicalJudge
 from whatchanged.models.local_proposer import LocalProposer

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.dashboard.activation_parts import (
     NOT_COLLECTED,
     STAGE,
@@ -44,6 +43,7 @@ from whatchanged.dashboard.rows import (
     order_texts,
 )
 from whatchanged.dashboard.text_parts import Judgements, Split, encode_key_bucket, encode_shard
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.pages.document import Line
 from whatchanged.pages.headline import explain_nothing, name_models, write_headline
 from whatchanged.report import RunTables

@@ -87,7 +87,7 @@ def low_rank_factors(
 
 def write_steering(file: Path, scale: float = STEERING_SCALE) -> None:
     """Write a vector that steers the base model toward a topic."""
-    from whatchanged.config import DecodeConfig, ModelConfig
+    from whatchanged.model_config import DecodeConfig, ModelConfig
     from whatchanged.models.steering import Steering, encode_steering, mean_output
     from whatchanged.models.transformers_decoder import load_decoder
 

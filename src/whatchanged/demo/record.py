@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.decode import plan_requests
 from whatchanged.demo import demo_path
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.loading import load_decoder
 from whatchanged.records import Prompt, Side
 

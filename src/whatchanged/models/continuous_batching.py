@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from whatchanged.config import DecodeConfig
 from whatchanged.errors import MissingDependencyError
+from whatchanged.model_config import DecodeConfig
 from whatchanged.models.sampling import TokenPicker, draw_noise_keys
 
 if TYPE_CHECKING:

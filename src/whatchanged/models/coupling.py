@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from whatchanged.config import DecodeConfig, ModelConfig
-from whatchanged.model_config import name_sides
+from whatchanged.model_config import DecodeConfig, ModelConfig, name_sides
 from whatchanged.models.loading import describe_decoder
 from whatchanged.models.weights import resolve_model
 

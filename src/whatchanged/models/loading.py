@@ -18,14 +18,20 @@ from whatchanged.api_config import ApiConfig
 from whatchanged.config import (
     AuditConfig,
     BudgetConfig,
-    DecodeConfig,
     EmbedConfig,
     HypothesizeConfig,
     JudgeTierConfig,
-    ModelConfig,
 )
 from whatchanged.errors import MissingDependencyError, UsageError
-from whatchanged.model_config import API_KEYS, VLLM, Engine, VllmConfig, subject_api
+from whatchanged.model_config import (
+    API_KEYS,
+    VLLM,
+    DecodeConfig,
+    Engine,
+    ModelConfig,
+    VllmConfig,
+    subject_api,
+)
 from whatchanged.models.api_callers import load_caller
 from whatchanged.models.protocols import Decoder, Embedder, Judge, Proposer, Scorer
 from whatchanged.models.sampling import SAMPLING_VERSION

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from whatchanged.config import DecodeConfig
 from whatchanged.keys import seed_from_key
+from whatchanged.model_config import DecodeConfig
 from whatchanged.models.chat import CallResult, ChatReply, ChatRequest
 from whatchanged.models.prompt_encoding import NO_UNICODE, is_unicode
 from whatchanged.models.thinking import ThinkMarkers

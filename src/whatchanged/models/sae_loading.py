@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.demo.saes import demo_sae_path
 from whatchanged.errors import InputError, UsageError, first_line
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.loading import check_side, describe_decoder, load_decoder
 from whatchanged.models.sae_effects import recovered_losses
 from whatchanged.models.sae_features import Extraction, Pooling, extract_features

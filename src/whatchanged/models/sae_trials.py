@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from whatchanged.config import ModelConfig
+from whatchanged.model_config import ModelConfig
 from whatchanged.models.sae_effects import Ablation, ablate_features, matched_features
 from whatchanged.models.sae_loading import load_network
 from whatchanged.models.saes import Sae

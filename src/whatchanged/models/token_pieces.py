@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from whatchanged.config import ModelConfig
 from whatchanged.errors import WhatchangedError
+from whatchanged.model_config import ModelConfig
 from whatchanged.models.weights import resolve_model
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import InputError, first_line
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.completions import end_ids, failed, write_completions
 from whatchanged.models.continuous_batching import ContinuousBatcher, batcher_for
 from whatchanged.models.decoding_state import prefill

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whatchanged.config import DecodeConfig
 from whatchanged.errors import InputError, MissingDependencyError, first_line
-from whatchanged.model_config import VllmConfig
+from whatchanged.model_config import DecodeConfig, VllmConfig
 from whatchanged.models.completions import end_ids, failed, write_completions
 from whatchanged.models.device import choose_device, name_device
 from whatchanged.models.prompt_encoding import PromptEncoder, PromptFormat, prompt_encoder

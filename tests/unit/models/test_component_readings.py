@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from whatchanged.activations.evidence import is_control
-from whatchanged.config import ActivationsConfig, AuditConfig, DecodeConfig, ModelConfig
+from whatchanged.config import ActivationsConfig, AuditConfig
 from whatchanged.errors import UsageError
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.component_readings import (
     ComponentReader,
     load_contributions,

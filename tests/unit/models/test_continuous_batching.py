@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers.generation.continuous_batching.requests import RequestState
 
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models import continuous_batching
 from whatchanged.models.loading import describe_decoder, load_decoder
 from whatchanged.models.sampling import TokenPicker

@@ -9,8 +9,8 @@ import torch
 from scipy.stats import chi2_contingency
 
 from tests.unit.models.tiny_models import save_causal_model
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.coupling import has_same_tokens, why_independent
 from whatchanged.models.transformers_decoder import load_decoder
 from whatchanged.records import DecodeRequest

@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 
 from tests.unit.models.tiny_models import save_causal_model
 from whatchanged.cli import main
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.decode import plan_requests
 from whatchanged.demo import demo_path, interventions
 from whatchanged.errors import InputError, MissingDependencyError, UsageError
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models import adapters, quantization
 from whatchanged.models.coupling import why_independent
 from whatchanged.models.loading import check_side, describe_decoder, load_decoder, load_scorer

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.unit.models.tiny_models import save_causal_model
-from whatchanged.config import DecodeConfig, EmbedConfig, JudgeTierConfig, ModelConfig
+from whatchanged.config import EmbedConfig, JudgeTierConfig
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.loading import (
     describe_decoder,
     describe_embedder,

@@ -7,11 +7,12 @@ import pytest
 
 from tests.loopback.calls import call_plainly, misbehaving
 from tests.loopback.server import Loopback
-from whatchanged.config import DecodeConfig, ModelConfig, parse_config
+from whatchanged.config import parse_config
 from whatchanged.config_file import load_config
 from whatchanged.decode import plan_requests, tabulate_texts
 from whatchanged.errors import ConfigError, MissingDependencyError, UsageError
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.api_callers import check_apis
 from whatchanged.models.chat import CallResult, ChatReply, ChatRequest
 from whatchanged.models.coupling import why_independent

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from whatchanged.config import ActivationsConfig, DecodeConfig, ModelConfig
+from whatchanged.config import ActivationsConfig
 from whatchanged.demo.saes import demo_sae_path
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.component_readings import ComponentReader, open_reader
 from whatchanged.models.components import ComponentCollector
 from whatchanged.models.loading import load_scorer

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.unit.models.tiny_models import CHAT_TEMPLATE, SENTENCES, save_causal_model
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.scoring import PairScorer
 from whatchanged.models.transformers_decoder import TransformersDecoder, load_decoder
 from whatchanged.records import DecodeRequest, ScoreRequest

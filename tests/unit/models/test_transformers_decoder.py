@@ -11,9 +11,9 @@ import torch
 from scipy.stats import chi2
 
 from tests.unit.models.tiny_models import SENTENCES, save_causal_model
-from whatchanged.config import DecodeConfig, ModelConfig
 from whatchanged.errors import ConfigError, InputError
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models.prompt_encoding import PromptFormat
 from whatchanged.models.transformers_decoder import (
     BatchLimit,

@@ -14,9 +14,10 @@ import pytest
 
 from tests.unit.models import fake_vllm
 from tests.unit.models.tiny_models import CHAT_TEMPLATE, save_causal_model
-from whatchanged.config import DecodeConfig, ModelConfig, parse_config
+from whatchanged.config import parse_config
 from whatchanged.errors import ConfigError, InputError, MissingDependencyError
 from whatchanged.keys import content_key
+from whatchanged.model_config import DecodeConfig, ModelConfig
 from whatchanged.models import loading
 from whatchanged.models.loading import check_side, describe_decoder, load_decoder, load_scorer
 from whatchanged.models.vllm_decoder import VllmDecoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,11 @@ class ApiConfig(Block):
     def is_api(self) -> bool:
         """Whether the provider is an API; all others run in this process."""
         return self.provider in API_PROVIDERS
+
+    def stated(self) -> dict[str, Any]:
+        """What decides an answer, for a key."""
+        asked = {"provider", "model", "endpoint", "max_tokens", "temperature"}
+        return self.model_dump(include=asked)
 
     @model_validator(mode="after")
     def _api_has_a_model(self) -> Self:

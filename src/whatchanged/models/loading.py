@@ -22,6 +22,7 @@ from whatchanged.config import (
     HypothesizeConfig,
     JudgeTierConfig,
 )
+from whatchanged.demo import file_at
 from whatchanged.errors import MissingDependencyError, UsageError
 from whatchanged.model_config import (
     API_KEYS,
@@ -77,7 +78,7 @@ def _describe_decoder(model: ModelConfig, decode: DecodeConfig, prompt_format: s
             version=remote_decoder.VERSION,
         )
     adapter = None if model.adapter is None else resolve_adapter(model.adapter).identity
-    steering = None if model.steering is None else identify_steering(_path(model.steering))
+    steering = None if model.steering is None else identify_steering(file_at(model.steering))
     return _named(
         weights=resolve_model(model.model, model.revision).identity,
         adapter=adapter,
@@ -113,7 +114,7 @@ def describe_judge(tier: JudgeTierConfig, embed: EmbedConfig) -> str:
     if tier.is_api:
         from whatchanged.models import rubric
 
-        return _named(rubric=rubric.VERSION, **_describe_api(tier))
+        return _named(rubric=rubric.VERSION, **tier.stated())
     weights = describe_embedder(embed) if tier.provider == "embedding" else None
     return _named(provider=tier.provider, weights=weights, scheme=1)
 
@@ -184,7 +185,7 @@ def check_side(model: ModelConfig, engine: Engine = "transformers") -> None:
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(resolved.path, trust_remote_code=False)
-        check_fits(read_steering(_path(model.steering)), config)
+        check_fits(read_steering(file_at(model.steering)), config)
 
 
 def load_scorer(
@@ -247,7 +248,7 @@ def describe_proposer(config: HypothesizeConfig, embed: EmbedConfig) -> str:
         version=llm_proposer.VERSION,
         local=local,
         embedder=describe_embedder(embed),
-        **_describe_api(config),
+        **config.stated(),
     )
 
 
@@ -314,10 +315,6 @@ def _asking(api: ApiConfig, identity: str, seed: int) -> Asking:
     return Asking(identity, api.model, api.max_tokens, api.temperature, seed)
 
 
-def _describe_api(api: ApiConfig) -> dict[str, Any]:
-    return api.model_dump(include={"provider", "model", "endpoint", "max_tokens", "temperature"})
-
-
 def _decoder(
     model: ModelConfig, decode: DecodeConfig, prompt_format: Any, device: str
 ) -> TransformersDecoder | VllmDecoder:
@@ -371,7 +368,7 @@ def _model(
 
         loaded.network = quantize(loaded.network, model.quantization)
     if model.steering is not None:
-        loaded.network = steer(loaded.network, read_steering(_path(model.steering)))
+        loaded.network = steer(loaded.network, read_steering(file_at(model.steering)))
     return loaded, {}
 
 
@@ -395,10 +392,6 @@ def _check_same(identity: str, name: str, describe: Callable[[], str]) -> None:
             f"{here}: expected the same {name!r} as where the run was started, found other "
             "weights, another tokenizer or another version of this package: copy them there"
         )
-
-
-def _path(name: str) -> Path:
-    return Path(name).expanduser()
 
 
 def _named(**fields: Any) -> str:

@@ -62,8 +62,8 @@ class Plan:
     n_tokens: Range
     seconds: Estimate
     disk_bytes: Estimate
-    judge_calls: Mapping[str, Range]
-    judge_usd: Mapping[str, Estimate]
+    calls: Mapping[str, Range]
+    usd: Mapping[str, Estimate]
     expected_calls: Mapping[str, float]
     expected_usd: Mapping[str, float | None]
     expected_from: str
@@ -142,8 +142,8 @@ def plan_audit(
         n_tokens=Range(written.low, written.high * config.decode.max_new_tokens),
         seconds=_scaled(n_texts, rates.seconds_per_text if rates else None),
         disk_bytes=_scaled(n_texts, rates.bytes_per_text if rates else None),
-        judge_calls=planned.calls,
-        judge_usd=planned.usd,
+        calls=planned.calls,
+        usd=planned.usd,
         expected_calls=planned.expected_calls,
         expected_usd=planned.expected_usd,
         expected_from=planned.source,
@@ -187,9 +187,9 @@ def render_plan(plan: Plan) -> list[tuple[str, str]]:
         ("seconds", _shown(plan.seconds)),
         ("disk, run folder (bytes)", _shown(plan.disk_bytes)),
     ]
-    for name, calls in plan.judge_calls.items():
+    for name, calls in plan.calls.items():
         rows.append((_CALLS_OF[name], f"{_calls(plan, name, calls)}; {_money(plan, name)}"))
-    if any(usd != Range(0, 0) for usd in plan.judge_usd.values()):
+    if any(usd != Range(0, 0) for usd in plan.usd.values()):
         rows.append(("expected from", plan.expected_from))
     rows.append(("validation", "the least is for one hypothesis; without any, it takes nothing"))
     if plan.rates_from is not None:
@@ -270,7 +270,7 @@ def _calls(plan: Plan, name: str, calls: Range) -> str:
 
 
 def _money(plan: Plan, name: str) -> str:
-    usd, expected = plan.judge_usd[name], plan.expected_usd.get(name)
+    usd, expected = plan.usd[name], plan.expected_usd.get(name)
     if isinstance(usd, Unknown):
         return f"dollars unknown: {usd.why}"
     if usd.high == 0:

@@ -402,4 +402,4 @@ def test_the_demo_is_audited_by_paid_judges_as_its_config_says(
             assert plan.expected_calls[name] == pytest.approx(part["n_calls"], rel=0.2)
         spent = sum(part["spent_usd"] for part in bill.values())
         assert sum(plan.expected_usd.values()) == pytest.approx(spent, rel=0.2)
-        assert all(plan.judge_calls[name].high >= part["n_calls"] for name, part in bill.items())
+        assert all(plan.calls[name].high >= part["n_calls"] for name, part in bill.items())

@@ -135,10 +135,10 @@ def test_a_plan_counts_the_calls_to_the_subject(audited: Audited) -> None:
     config = load_config(audited.config).config
     prompts = count_prompts(read_prompts(config.prompts.file), config.prompts.validation_share)
     plan = plan_audit(config, prompts, None)
-    calls, usd = plan.judge_calls["intervention"], plan.judge_usd["intervention"]
+    calls, usd = plan.calls["intervention"], plan.usd["intervention"]
     assert calls.low <= audited.counts["n_calls"] <= calls.high
     assert usd.low <= audited.summary["bill"]["intervention"]["spent_usd"] <= usd.high
-    assert "base" not in plan.judge_calls
+    assert "base" not in plan.calls
 
 
 def test_a_second_run_asks_for_nothing(audited: Audited, server: Loopback, tmp_path: Path) -> None:

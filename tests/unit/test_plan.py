@@ -92,8 +92,8 @@ def test_the_null_control_decodes_a_third_stream_and_judges_once_more() -> None:
     # Two streams of 100 + 2 at least (a quarter of 5, rounded up); at most 100 + 5 + 20.
     assert without.n_texts == Range(204, 250)
     # One hypothesis on at most 2 * (5 + 20) texts; the null control may have one as well.
-    assert without.judge_calls["cheap"] == Range(3, 50)
-    assert with_null.judge_calls["cheap"] == Range(3, 100)
+    assert without.calls["cheap"] == Range(3, 50)
+    assert with_null.calls["cheap"] == Range(3, 100)
 
 
 def test_a_text_takes_between_one_token_and_the_limit() -> None:
@@ -119,7 +119,7 @@ def test_what_cannot_be_known_is_unknown_with_a_reason_and_never_zero() -> None:
 
 def test_local_judges_are_known_to_cost_nothing() -> None:
     plan = plan_audit(config_with(), PROMPTS, None)
-    assert plan.judge_usd == {"cheap": Range(0, 0), "expensive": Range(0, 0)}
+    assert plan.usd == {"cheap": Range(0, 0), "expensive": Range(0, 0)}
     assert dict(render_plan(plan))["judge calls, cheap"].endswith("$0 (a local judge)")
 
 
@@ -204,11 +204,11 @@ def test_paid_calls_have_a_least_an_expected_and_a_worst_case(tmp_path: Path) ->
     plan = plan_audit(paid_config(tmp_path), PROMPTS, None)
     # Waves: the first of two blocks of 100 texts; at most two calls for each of 10 hypotheses'
     # 2 * (50 + 20) texts, of the pair and the null control.
-    assert plan.judge_calls["cheap"] == Range(50, 2 * 20 * 140)
-    assert plan.judge_calls["expensive"] == Range(0, 2 * 20 * 140)
-    assert plan.judge_calls["proposer"] == Range(0, 402)
-    for name, calls in plan.judge_calls.items():
-        usd = plan.judge_usd[name]
+    assert plan.calls["cheap"] == Range(50, 2 * 20 * 140)
+    assert plan.calls["expensive"] == Range(0, 2 * 20 * 140)
+    assert plan.calls["proposer"] == Range(0, 402)
+    for name, calls in plan.calls.items():
+        usd = plan.usd[name]
         assert isinstance(usd, Range)
         assert calls.low <= plan.expected_calls[name] <= calls.high
         expected = plan.expected_usd[name]
@@ -221,13 +221,13 @@ def test_paid_calls_have_a_least_an_expected_and_a_worst_case(tmp_path: Path) ->
 
 def test_the_budget_caps_the_worst_case(tmp_path: Path) -> None:
     plan = plan_audit(paid_config(tmp_path, max_usd=0.5), PROMPTS, None)
-    assert plan.judge_usd["expensive"] == Range(0, 0.5)
+    assert plan.usd["expensive"] == Range(0, 0.5)
 
 
 def test_a_model_without_a_price_has_unknown_dollars_and_known_calls() -> None:
     config = config_with(judge={"expensive": {"provider": "gemini", "model": "unheard-of"}})
     plan = plan_audit(config, PROMPTS, None)
-    assert isinstance(plan.judge_usd["expensive"], Unknown)
+    assert isinstance(plan.usd["expensive"], Unknown)
     assert plan.expected_usd["expensive"] is None
     assert plan.expected_calls["expensive"] > 0
     assert "no price is known for unheard-of" in dict(render_plan(plan))["judge calls, expensive"]

@@ -38,19 +38,22 @@ class Survey(NamedTuple):
     rows: FloatRows
 
 
-class ArrayChunks:
-    """An array `(n, d)` as chunks that are views of it; one empty chunk where n is 0."""
+class PickedRows:
+    """The rows `picks (m,)` of an array `(n, d)` as chunks; one empty chunk where m is 0. Nothing
+    is copied but the chunk that is asked for."""
 
-    def __init__(self, rows: FloatRows, chunk_rows: int = _ROWS_PER_CHUNK) -> None:
-        self._rows = rows
-        self._lows = range(0, max(1, len(rows)), chunk_rows)
+    def __init__(
+        self, rows: FloatRows, picks: NDArray[np.intp], chunk_rows: int = _ROWS_PER_CHUNK
+    ) -> None:
+        self.rows, self.picks = rows, picks
+        self._lows = range(0, max(1, len(picks)), chunk_rows)
 
     def __len__(self) -> int:
         return len(self._lows)
 
     def __getitem__(self, index: int, /) -> FloatRows:
         low = self._lows[index]
-        return self._rows[low : low + self._lows.step]
+        return self.rows[self.picks[low : low + self._lows.step]]
 
 
 class NpyChunks:

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from whatchanged.chunks import ArrayChunks, Chunks, Survey, read_chunks, survey_chunks
+from whatchanged.chunks import Chunks, PickedRows, Survey, read_chunks, survey_chunks
 from whatchanged.density import fit_density, scale_min_size
 from whatchanged.errors import InputError, UsageError
 from whatchanged.grow import count_room, found_clusters
@@ -69,7 +69,6 @@ Method: TypeAlias = Literal["minibatch_kmeans", "hdbscan"]
 
 # Rows held in memory: 200 MB at 384 columns.
 _MAX_SAMPLE = 131_072
-_NEGATIVE_ZERO = 0x8000_0000  # as a float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +114,16 @@ class _Options(NamedTuple):
     max_growth: float
 
 
+class _Distinct(NamedTuple):
+    """Distinct rows with their facts, and which of them each row equals `(n,)`."""
+
+    rows: PickedRows
+    facts: _Facts
+    inverse: NDArray[np.intp]
+
+
 class _Sample(NamedTuple):
-    """Distinct rows `(m, d)` with their facts, and where each collapsed row went `(n,)`."""
+    """The same of a sample, whose distinct rows `(m, d)` lie in memory."""
 
     rows: FloatRows
     facts: _Facts
@@ -140,11 +147,12 @@ def fit_clusters(
 ) -> Clustering:
     """The clusters of `embeddings (n, d)`; the table above says what degenerate inputs give.
 
-    `embeddings` are an array or chunks that can be read again (`chunks.Chunks`): they are read
-    three times, in any order, one at a time. `weights (n,)` says how often a row occurs (None:
-    once); a row of weight zero is labelled but moves no centroid. `is_intervention (n,)` is the
-    side: k-means seeks its start in rows of both sides in proportion. `n_clusters` is for k-means,
-    `min_cluster_size`, in texts, for HDBSCAN and for clusters that join.
+    `embeddings` are an array, rows picked from one (`chunks.PickedRows`), or chunks that can be
+    read again (`chunks.Chunks`): they are read three times, in any order, one at a time. `weights
+    (n,)` says how often a row occurs (None: once); a row of weight zero is labelled but moves no
+    centroid. `is_intervention (n,)` is the side: k-means seeks its start in rows of both sides in
+    proportion. `n_clusters` is for k-means, `min_cluster_size`, in texts, for HDBSCAN and for
+    clusters that join.
 
     k-means starts from breathing k-means++ (`means.find_start`) on a uniform sample of at most
     `max_sample` rows, passes over the sample until fewer than 1% of its rows change their label,
@@ -166,16 +174,19 @@ def fit_clusters(
         method, n_clusters, min_cluster_size, seed, max_passes, max_sample, start, max_growth
     )
     _check_options(options)
-    if not isinstance(embeddings, np.ndarray):
+    if isinstance(embeddings, np.ndarray):
+        rows = check_rows(embeddings)
+        embeddings = PickedRows(rows, np.arange(len(rows)))
+    if not isinstance(embeddings, PickedRows):
         if not (hasattr(embeddings, "__len__") and hasattr(embeddings, "__getitem__")):
             raise UsageError(
                 "expected an array or chunks that can be read again, found "
                 f"{type(embeddings).__name__}: give a list of arrays, or chunks.NpyChunks"
             )
         return _fit(embeddings, weights, is_intervention, earlier_weights, options)
-    rows = check_rows(embeddings)
-    distinct = _collapse(rows, _complete(weights, is_intervention, earlier_weights, len(rows)))
-    fit = _fit(ArrayChunks(distinct.rows), *distinct.facts, options)
+    facts = _complete(weights, is_intervention, earlier_weights, len(embeddings.picks))
+    distinct = _collapse(embeddings, facts)
+    fit = _fit(distinct.rows, *distinct.facts, options)
     return replace(fit, labels=fit.labels[distinct.inverse], margins=fit.margins[distinct.inverse])
 
 
@@ -221,40 +232,42 @@ def _complete(
     )
 
 
-def _collapse(rows: FloatRows, facts: _Facts) -> _Sample:
+def _collapse(rows: PickedRows, facts: _Facts) -> _Distinct:
     """Equal rows as one row that carries their weights; its side is that of the first."""
     first, inverse = _find_distinct(rows)
     weights, earlier = (
         np.bincount(inverse, weights=counts, minlength=len(first)).astype(np.float64)
         for counts in (facts.weights, facts.earlier)
     )
-    return _Sample(rows[first], _Facts(weights, facts.sides[first], earlier), inverse)
+    picked = PickedRows(rows.rows, rows.picks[first])
+    return _Distinct(picked, _Facts(weights, facts.sides[first], earlier), inverse)
 
 
-def _find_distinct(rows: FloatRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """One row number per distinct row `(m,)`, in an order that does not depend on theirs, and
-    which of these each row equals `(n,)`."""
-    n, d = rows.shape
+def _find_distinct(picked: PickedRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """One place per distinct row `(m,)`, in an order that does not depend on theirs, and which of
+    these each row equals `(n,)`."""
+    rows, picks = picked.rows, picked.picks
+    n, d = len(picks), rows.shape[1]
     if n == 0 or d == 0:
         return np.zeros(min(n, 1), dtype=np.intp), np.zeros(n, dtype=np.intp)
-    # Rows that differ in their first eight bytes need no more to be told apart, and sort many times
-    # faster by them.
-    begun = (rows[:, :2] + np.float32(0)).view(f"u{4 * min(d, 2)}").ravel()
-    first, inverse = np.unique(begun, return_index=True, return_inverse=True)[1:]
-    if len(first) < n and d > 2:
-        return _find_distinct_whole(rows)
-    return first, inverse
-
-
-def _find_distinct_whole(rows: FloatRows) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """What `np.unique` says of whole rows, without its copies of them."""
-    n, d = rows.shape
-    if any((rows[part].view(np.uint32) == _NEGATIVE_ZERO).any() for part in blocks(n)):
-        rows = rows + np.float32(0)  # turns -0.0 into 0.0, so that equal rows have equal bytes
-    order = np.argsort(rows.view(np.dtype((np.void, 4 * d))).ravel(), kind="stable")
+    # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes. Rows that differ in
+    # their first eight bytes need no more to be told apart, and sort many times faster by them.
+    begun = (rows[:, :2][picks] + np.float32(0)).view(f"u{4 * min(d, 2)}").ravel()
+    _, first, inverse, counts = np.unique(
+        begun, return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(first) == n or d <= 2:
+        return first, inverse
+    # All bytes decide the order; only of rows that begin alike more than the first eight do.
+    alike = np.flatnonzero(counts[inverse] > 1)
+    whole = (rows[picks[alike]] + np.float32(0)).view(np.dtype((np.void, 4 * d))).ravel()
+    rank = np.zeros(n, dtype=np.intp)
+    rank[alike[np.argsort(whole, kind="stable")]] = np.arange(len(alike))
+    order = np.lexsort((rank, begun.view(">u8")))
     is_new = np.ones(n, dtype=np.bool_)
     for part in blocks(n - 1):
-        is_new[1:][part] = (rows[order[1:][part]] != rows[order[:-1][part]]).any(axis=1)
+        above, below = rows[picks[order[:-1][part]]], rows[picks[order[1:][part]]]
+        is_new[1:][part] = (above != below).any(axis=1)
     inverse = np.empty(n, dtype=np.intp)
     inverse[order] = np.cumsum(is_new) - 1
     return order[is_new], inverse
@@ -288,7 +301,9 @@ def _fit(
         raise UsageError(f"expected start centroids of shape (k, {d}), found {start.shape}")
     if not len(survey.rows):
         return _no_clusters(n, d)
-    sample = _collapse(survey.rows, facts.of(survey.numbers))
+    everything = PickedRows(survey.rows, np.arange(len(survey.rows)))
+    distinct = _collapse(everything, facts.of(survey.numbers))
+    sample = _Sample(survey.rows[distinct.rows.picks], distinct.facts, distinct.inverse)
     is_dense = options.method == "hdbscan"
     with limit_threads("hdbscan" if is_dense else "sklearn.cluster"):
         if is_dense:

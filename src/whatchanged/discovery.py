@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whatchanged.chunks import PickedRows
 from whatchanged.cluster import (
     Clustering,
     Lineage,
@@ -75,7 +76,7 @@ class Guide(NamedTuple):
     `keys (m,)` as in `segment_key`, `vectors (m, d_embed)`, `weights (m,)`, `is_intervention
     (m,)`."""
 
-    keys: NDArray[np.str_]
+    keys: NDArray[np.object_]
     vectors: NDArray[np.float32]
     weights: NDArray[np.float64]
     is_intervention: NDArray[np.bool_]
@@ -169,7 +170,7 @@ def _cluster_replies(
     keys = pd.Index(texts["text_key"])
     earlier = (weights * _was_there(texts, way.previous))[spoken]
     fit = _fit(
-        "text", replies[spoken], keys[spoken], weights[spoken], earlier, sides, way,
+        "text", PickedRows(replies, spoken), keys[spoken], weights[spoken], earlier, sides, way,
         np.ones(len(spoken), dtype=np.bool_),
     )  # fmt: skip
     labels = np.full(len(texts), NOISE, dtype=np.int32)
@@ -193,11 +194,12 @@ def _cluster_segments(
 ) -> _Members:
     """Each distinct segment counts as often as it occurs, on the side that said it first."""
     own = Guide(
-        segments["segment_key"].to_numpy(dtype=str), vectors, weights[holders],
+        segments["segment_key"].to_numpy(dtype=object), vectors, weights[holders],
         (texts["side"] == "intervention").to_numpy()[holders],
     )  # fmt: skip
     every = own if guide is None else own.join(guide)
-    distinct, first, inverse = np.unique(every.keys, return_index=True, return_inverse=True)
+    inverse, distinct = pd.factorize(every.keys, sort=True)
+    first = np.unique(inverse, return_index=True)[1]
     n_own, was_there = len(own.keys), _was_there(texts, way.previous)[holders]
     occurrences = np.bincount(inverse, weights=every.weights, minlength=len(distinct))
     earlier = np.bincount(
@@ -205,14 +207,16 @@ def _cluster_segments(
     )  # fmt: skip
     is_own = np.isin(np.arange(len(distinct)), inverse[:n_own])
     fit = _fit(
-        "segment", every.vectors[first], pd.Index(distinct), occurrences.astype(np.float64),
-        earlier.astype(np.float64), every.is_intervention[first], way, is_own,
+        "segment", PickedRows(every.vectors, first), pd.Index(distinct),
+        occurrences.astype(np.float64), earlier.astype(np.float64), every.is_intervention[first],
+        way, is_own,
     )  # fmt: skip
     labels = fit.labels[is_own]
     return _Members(
         "segment", holders, segments["segment"], vectors, fit.labels[inverse[:n_own]],
         fit.margins[inverse[:n_own]], fit.centroids, pd.Series(labels, index=distinct[is_own]),
-        measure_quality(every.vectors[first[is_own]], labels, seed=way.seed), fit.structure_found,
+        measure_quality(every.vectors, labels, seed=way.seed, picks=first[is_own]),
+        fit.structure_found,
     )  # fmt: skip
 
 
@@ -251,7 +255,7 @@ def map_texts(
 
 def _fit(
     level: Level,
-    vectors: NDArray[np.float32],
+    vectors: PickedRows,
     keys: pd.Index[Any],
     weights: NDArray[np.float64],
     earlier_weights: NDArray[np.float64],

@@ -46,9 +46,15 @@ class Lineage(NamedTuple):
 
 
 def measure_quality(
-    embeddings: FloatRows, labels: AnyLabels, *, seed: int, max_sample: int = 2000
+    embeddings: FloatRows,
+    labels: AnyLabels,
+    *,
+    seed: int,
+    max_sample: int = 2000,
+    picks: NDArray[np.intp] | None = None,
 ) -> Quality:
-    """Silhouette (Rousseeuw 1987) and Davies-Bouldin index of a seeded sample of rows.
+    """Silhouette (Rousseeuw 1987) and Davies-Bouldin index of a seeded sample of rows. The labels
+    are those of all rows, or of the `picks` among them.
 
     Noise rows are left out. Fewer than two clusters in the sample, or as many clusters as rows,
     give None for both: never nan.
@@ -59,7 +65,8 @@ def measure_quality(
     if len(members) > max_sample:
         rng = np.random.default_rng(seed)
         members = np.sort(rng.choice(members, max_sample, replace=False))
-    rows, row_labels = embeddings[members], labels[members]
+    rows = embeddings[members if picks is None else picks[members]]
+    row_labels = labels[members]
     if not 2 <= len(np.unique(row_labels)) < len(members):
         return Quality(None, None, {})
     with limit_threads():

@@ -93,7 +93,8 @@ def _guide(screened: Embedded, weights: NDArray[np.float64]) -> Guide:
     is_last = segments["position"] == segments.groupby("text_key")["position"].transform("max")
     whole = ~(was_cut & is_last.to_numpy())
     return Guide(
-        segments["segment_key"].to_numpy(dtype=str)[whole], vectors[whole], weights[holders][whole],
+        segments["segment_key"].to_numpy(dtype=object)[whole], vectors[whole],
+        weights[holders][whole],
         (texts["side"] == "intervention").to_numpy()[holders][whole],
     )  # fmt: skip
 

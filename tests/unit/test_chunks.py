@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whatchanged.chunks import ArrayChunks, NpyChunks, read_chunks, survey_chunks
+from whatchanged.chunks import NpyChunks, PickedRows, read_chunks, survey_chunks
 from whatchanged.errors import InputError, UsageError
 
 
@@ -14,12 +14,12 @@ def survey(chunks, max_rows=100, is_wanted=None, seed=0):
     return survey_chunks(chunks, is_wanted, max_rows, np.random.default_rng(seed))
 
 
-def test_an_array_is_cut_into_chunks_without_a_copy():
-    rows = numbered(5)
-    chunks = ArrayChunks(rows, chunk_rows=2)
-    assert [chunks[i][:, 0].tolist() for i in range(len(chunks))] == [[0, 1], [2, 3], [4]]
-    assert np.shares_memory(chunks[2], rows)
-    assert len(ArrayChunks(rows[:0])) == 1
+def test_rows_of_an_array_are_picked_chunk_by_chunk():
+    rows = numbered(7)
+    chunks = PickedRows(rows, np.array([6, 0, 3, 3, 1]), chunk_rows=2)
+    assert [chunks[i][:, 0].tolist() for i in range(len(chunks))] == [[6, 0], [3, 3], [1]]
+    nothing = PickedRows(rows, np.arange(0))
+    assert [len(nothing), nothing[0].shape] == [1, (0, 2)]
 
 
 def test_a_file_is_read_chunk_by_chunk(tmp_path):

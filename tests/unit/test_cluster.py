@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whatchanged.chunks import PickedRows
 from whatchanged.cluster import (
     _find_distinct,
     assign,
@@ -564,7 +565,23 @@ def test_equal_rows_are_found_as_by_a_look_at_all_their_bytes(n: int, zero: floa
     rows[-1] = rows[0]  # two at least are equal
     bytes_of = [(row + np.float32(0)).tobytes() for row in rows]
     expected = sorted(set(bytes_of))
-    first, inverse = _find_distinct(rows)
+    padded = np.concatenate([np.ones((2, 5), dtype=np.float32), rows])
+    first, inverse = _find_distinct(PickedRows(padded, np.arange(n) + 2))
     assert [bytes_of[i] for i in first] == expected
     assert first.tolist() == [bytes_of.index(one) for one in expected]
     assert [expected[i] for i in inverse] == bytes_of
+
+
+def test_picked_rows_are_clustered_as_an_array_of_them_is():
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((400, 6)).astype(np.float32) + 4 * np.eye(6, dtype=np.float32)[0]
+    picks = rng.integers(0, 400, 300)
+    options = {
+        "weights": None, "is_intervention": None, "method": "minibatch_kmeans", "n_clusters": 5,
+        "min_cluster_size": 5, "seed": 0,
+    }  # fmt: skip
+    picked, copied = (fit_clusters(r, **options) for r in (PickedRows(rows, picks), rows[picks]))
+    assert np.array_equal(picked.labels, copied.labels)
+    assert np.array_equal(picked.centroids, copied.centroids)
+    quality = measure_quality(rows, picked.labels, seed=0, picks=picks)
+    assert quality == measure_quality(rows[picks], picked.labels, seed=0)

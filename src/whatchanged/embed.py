@@ -115,7 +115,8 @@ def embed_texts(
         cache.put_many(embedder.identity, [keys[i] for i in part], rows[part])
     if len(distinct) < len(texts):
         row_of = {text: row for row, text in enumerate(distinct)}
-        rows = rows[np.fromiter((row_of[text] for text in texts), np.intp, len(texts))]
+        order = np.fromiter((row_of[text] for text in texts), np.intp, len(texts))
+        rows = rows[order]
     return Embedded(rows, len(missing), len(distinct) - len(missing), n_truncated)
 
 

@@ -62,7 +62,7 @@ MUTATIONS = (
     Mutation(
         "rows come in the order asked",
         "src/whatchanged/embed.py",
-        (("Embedded(rows[order], ", "Embedded(rows[np.sort(order)], "),),
+        (("rows = rows[order]", "rows = rows[np.sort(order)]"),),
         "tests/unit/test_embed.py::test_embeddings_keep_the_order_asked",
     ),
     Mutation(

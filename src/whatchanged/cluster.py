@@ -377,15 +377,21 @@ def _fit_density(
         rows, weights, min_cluster_size=options.min_cluster_size,
         total_weight=float(facts.weights.sum()), seed=options.seed,
     )  # fmt: skip
-    k = len(found.centroids)
-    if k == 0:
-        return _no_clusters(int(survey.starts[-1]), rows.shape[1])
-    labels, margins = _label(chunks, survey.starts, found.centroids, found.radii)
-    # A sampled row keeps the label that its own density gave it; the first copy decides.
+    # A sampled row keeps the label that its own density gave it; the first copy decides. Clusters
+    # within the copies of one row, none of them the first, have no row then, and go.
     own = np.full(len(rows), NOISE, dtype=np.int32)
     own[found.picks[::-1]] = found.labels[::-1]
+    held = np.setdiff1d(own, [NOISE])
+    k = len(held)
+    if k == 0:
+        return _no_clusters(int(survey.starts[-1]), rows.shape[1])
+    # Noise is looked up as the last one.
+    numbers = np.full(len(found.centroids) + 1, NOISE, dtype=np.int32)
+    numbers[held] = np.arange(k)
+    centroids = found.centroids[held]
+    labels, margins = _label(chunks, survey.starts, centroids, found.radii[held])
     is_picked = np.isin(sample.inverse, found.picks)
-    labels[survey.numbers[is_picked]] = own[sample.inverse[is_picked]]
+    labels[survey.numbers[is_picked]] = numbers[own][sample.inverse[is_picked]]
     return Clustering(
-        labels, margins, found.centroids, k > 1 and has_structure(rows, weights, k, options.seed)
+        labels, margins, centroids, k > 1 and has_structure(rows, weights, k, options.seed)
     )

@@ -122,6 +122,14 @@ def test_labels_are_contiguous_and_scores_never_nan(method, data):
     assert np.isfinite(cohesion(rows, found.labels, found.centroids)).all()
 
 
+def test_copies_of_one_row_that_fall_into_several_clusters_leave_none_without_a_row():
+    rows = np.zeros((36, 1), dtype=np.float32)
+    rows[6] = 1
+    weights = np.array([0] * 6 + [1] + [0] * 18 + [2] + [3] * 10, dtype=float)
+    found = fit(rows, "hdbscan", n_clusters=1, weights=weights)
+    assert set(found.labels.tolist()) - {-1} == set(range(len(found.centroids)))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_planted_clusters_are_found_as_structure(method):
     rows, truth = blobs(900, 6)

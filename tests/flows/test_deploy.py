@@ -191,9 +191,9 @@ def test_a_run_whose_process_died_unseen_is_crashed_by_the_automation(deployed: 
 def test_what_was_started_is_stopped_with_its_children(tmp_path: Path) -> None:
     from flows.deploy import running
 
-    command = ["sh", "-c", "sleep 300 & echo $!; wait"]
-    with running(command, os.environ, tmp_path / "log") as process:
-        while not (said := (tmp_path / "log").read_text().strip()):
+    command, log = ["sh", "-c", "sleep 300 & echo $!; wait"], tmp_path / "log"
+    with running(command, os.environ, log) as process:
+        while not (log.is_file() and (said := log.read_text().strip())):
             time.sleep(0.05)
     assert process.returncode is not None
     deadline = time.monotonic() + 10
